@@ -1,0 +1,74 @@
+"""The one place that speaks the source's HTTP: one day of one dataset as a polars frame, or a named error."""
+
+import io
+from dataclasses import dataclass
+from datetime import date
+
+import httpx
+import polars as pl
+
+from etl.errors import SourceRefused, SourceUnavailable
+
+ARROW_STREAM = "application/vnd.apache.arrow.stream"
+
+# Answers that a later try may not repeat; every other 4xx is about the request itself.
+_TRANSIENT_STATUS = frozenset({408, 425, 429})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Day:
+    """One dataset's rows of a day. `record_date` is the day the rows themselves carry, as the source states it."""
+
+    rows: pl.DataFrame
+    record_date: date
+
+
+def open_client(base_url: str, *, timeout_seconds: float, correlation_id: str) -> httpx.AsyncClient:
+    """A client for the source; every request carries the run's correlation id."""
+    return httpx.AsyncClient(
+        base_url=base_url,
+        timeout=timeout_seconds,
+        headers={"Accept": ARROW_STREAM, "X-Correlation-ID": correlation_id},
+    )
+
+
+async def fetch_day(client: httpx.AsyncClient, dataset: str, day: date) -> Day:
+    """Fetch a dataset's rows of one day.
+
+    Args:
+        client: made by open_client.
+        dataset: the path at the source, `flights` or `weather`.
+        day: the logical date.
+
+    Raises:
+        SourceUnavailable: no answer, a transient status, or a body that is not what it says.
+        SourceRefused: a status about the request itself (404, 422, …), or an answer in another format.
+    """
+    request = f"GET {client.base_url.join(dataset)}?date={day}"
+    try:
+        response = await client.get(f"/{dataset}", params={"date": day.isoformat()})
+    except httpx.TransportError as exc:
+        raise SourceUnavailable(f"{request}: {type(exc).__name__}: {exc or 'no answer'}") from exc
+    if response.status_code in _TRANSIENT_STATUS or response.status_code >= 500:
+        raise SourceUnavailable(f"{request} answered {response.status_code}: {_detail(response)}")
+    if response.status_code != httpx.codes.OK:
+        raise SourceRefused(f"{request} answered {response.status_code}: {_detail(response)}")
+    media_type = response.headers.get("content-type", "").partition(";")[0].strip()
+    if media_type != ARROW_STREAM:
+        raise SourceRefused(f"{request} answered {media_type or 'no content type'}, not {ARROW_STREAM}")
+    try:
+        rows = pl.read_ipc_stream(io.BytesIO(response.content))
+        record_date = date.fromisoformat(response.headers.get("x-record-date", day.isoformat()))
+    except (pl.exceptions.PolarsError, OSError, ValueError) as exc:
+        raise SourceUnavailable(f"{request} answered a body that is not an Arrow stream: {exc}") from exc
+    return Day(rows=rows, record_date=record_date)
+
+
+def _detail(response: httpx.Response) -> str:
+    """What the source says of its refusal: a problem document's detail, or the start of the body."""
+    if response.headers.get("content-type", "").startswith("application/problem+json"):
+        try:
+            return str(response.json().get("detail"))
+        except ValueError:
+            pass
+    return response.text[:200].strip() or "no reason given"

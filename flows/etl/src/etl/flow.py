@@ -1,0 +1,114 @@
+"""The flow `daily_job`: which steps a run takes, in which order, and what Prefect is asked to do for each."""
+
+import asyncio
+import time
+from datetime import date
+from typing import Any
+
+from prefect import flow, task
+from prefect.artifacts import acreate_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.states import aget_state_exception
+from prefect.tasks import Task, exponential_backoff
+
+from etl.errors import BadData, SourceUnavailable
+from etl.extract import Day, fetch_day, open_client
+from etl.identity import default_logical_date, this_run
+from etl.load import Loaded, LoadedBy, keep_rejects, load_day
+from etl.report import markdown
+from etl.settings import EtlSettings
+from etl.transform import DayTables, require_mostly_good, transform
+
+_EXTRACT_TIMEOUT_SECONDS = 120
+_TRANSFORM_TIMEOUT_SECONDS = 300
+_LOAD_TIMEOUT_SECONDS = 600
+
+
+async def _is_transient(_task: Task[Any, Any], _task_run: TaskRun, state: State[Any]) -> bool:
+    """Only a failure that may pass is tried again; a refusal or bad data fails the run at once."""
+    return isinstance(await aget_state_exception(state), SourceUnavailable | TimeoutError)
+
+
+extract = task(
+    name="extract",
+    task_run_name="extract-{dataset}",
+    description="Fetch one dataset's rows of the day from the source.",
+    retries=3,
+    retry_delay_seconds=exponential_backoff(backoff_factor=2),
+    retry_jitter_factor=0.5,
+    retry_condition_fn=_is_transient,
+    timeout_seconds=_EXTRACT_TIMEOUT_SECONDS,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)(fetch_day)
+
+transform_day = task(
+    name="transform",
+    description="Validate the flights, join the weather, sum up the delays.",
+    timeout_seconds=_TRANSFORM_TIMEOUT_SECONDS,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)(transform)
+
+
+@task(name="load", timeout_seconds=_LOAD_TIMEOUT_SECONDS, cache_policy=NO_CACHE, persist_result=False)
+def load(tables: DayTables, *, loaded_by: LoadedBy, settings: EtlSettings) -> Loaded:
+    """Replace the day in the warehouse, or, where too much of it is bad, keep the bad rows and refuse."""
+    warehouse_url = settings.warehouse_url.get_secret_value()
+    try:
+        require_mostly_good(tables, max_rejected_ratio=settings.max_rejected_ratio)
+    except BadData:
+        keep_rejects(warehouse_url, tables, loaded_by=loaded_by, statement_timeout_seconds=_LOAD_TIMEOUT_SECONDS)
+        raise
+    return load_day(warehouse_url, tables, loaded_by=loaded_by, statement_timeout_seconds=_LOAD_TIMEOUT_SECONDS)
+
+
+async def _extract_both(settings: EtlSettings, day: date, correlation_id: str) -> tuple[Day, Day]:
+    async with open_client(
+        str(settings.source_url), timeout_seconds=settings.request_timeout_seconds, correlation_id=correlation_id
+    ) as client:
+        flights = asyncio.create_task(extract(client, "flights", day))
+        weather = asyncio.create_task(extract(client, "weather", day))
+        # Both are awaited to their end, so that the client is not closed under the one that is still trying.
+        await asyncio.gather(flights, weather, return_exceptions=True)
+        return flights.result(), weather.result()
+
+
+@flow(name="daily_job", persist_result=False)
+async def daily_job(logical_date: date | None = None) -> None:
+    """Load one day of flights, with the weather at each departure, into the warehouse.
+
+    Args:
+        logical_date: The day to load. Default: the day before the run's scheduled start, in the deployment's timezone.
+    """
+    settings = EtlSettings()
+    run = this_run()
+    day = logical_date or await default_logical_date()
+    run.log("start", logical_date=day.isoformat())
+
+    started = time.monotonic()
+    flights, weather = await _extract_both(settings, day, run.correlation_id)
+    run.log(
+        "extract",
+        flights=flights.rows.height,
+        weather=weather.rows.height,
+        record_date=flights.record_date.isoformat(),
+        seconds=_since(started),
+    )
+
+    started = time.monotonic()
+    tables = transform_day(flights, weather, logical_date=day)
+    run.log("transform", good=tables.flights.height, rejected=tables.rejects.height, seconds=_since(started))
+
+    started = time.monotonic()
+    loaded = load(tables, loaded_by=run.loaded_by, settings=settings)
+    run.log("load", rows=loaded.rows, rejected=loaded.rejected, checksum=loaded.checksum, seconds=_since(started))
+
+    await acreate_markdown_artifact(
+        markdown(tables, loaded), key="daily-job", description=f"Flights of {day}: counts and worst delays"
+    )
+
+
+def _since(started: float) -> float:
+    return round(time.monotonic() - started, 3)

@@ -1,0 +1,81 @@
+"""Which run this is: what the orchestrator wrote on the flow run, and the logical date where nobody chose one."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from typing import Any
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+import prefect.runtime
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.schedules import CronSchedule
+from prefect.logging import get_run_logger
+from structlog.processors import JSONRenderer
+
+from etl.load import LoadedBy
+
+_render = JSONRenderer()
+
+# The orchestrator's tags on a flow run.
+RUN_ID_TAG = "run-id:"
+CORRELATION_TAG = "correlation-id:"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunIdentity:
+    """One execution: `run_id` is the orchestrator's for a run it accepted, else Prefect's flow-run id."""
+
+    run_id: UUID
+    flow_run_id: UUID
+    correlation_id: str
+
+    def log(self, step: str, **facts: Any) -> None:
+        """One line a step into the run's log, as JSON."""
+        line = {"step": step, "run_id": str(self.run_id), "correlation_id": self.correlation_id, **facts}
+        get_run_logger().info("%s", _render(None, "info", line))
+
+    @property
+    def loaded_by(self) -> LoadedBy:
+        """The same identity as the warehouse records it."""
+        return LoadedBy(run_id=self.run_id, flow_run_id=self.flow_run_id, correlation_id=self.correlation_id)
+
+
+def identify(flow_run_id: UUID, tags: Iterable[str]) -> RunIdentity:
+    """Read the tags; a run without them (the schedule's, or Prefect's own page's) goes by its flow-run id."""
+    told = {
+        prefix: tag.removeprefix(prefix)
+        for tag in tags
+        for prefix in (RUN_ID_TAG, CORRELATION_TAG)
+        if tag.startswith(prefix)
+    }
+    run_id = UUID(told[RUN_ID_TAG]) if RUN_ID_TAG in told else flow_run_id
+    return RunIdentity(run_id=run_id, flow_run_id=flow_run_id, correlation_id=told.get(CORRELATION_TAG, str(run_id)))
+
+
+def this_run() -> RunIdentity:
+    """The identity of the flow run that calls."""
+    return identify(UUID(prefect.runtime.flow_run.id), prefect.runtime.flow_run.tags)
+
+
+def day_before(scheduled_start: datetime, timezone: str) -> date:
+    """Yesterday, as seen in `timezone` at the scheduled start: the newest day that is over everywhere in it."""
+    return (scheduled_start.astimezone(ZoneInfo(timezone)) - timedelta(days=1)).date()
+
+
+async def default_logical_date() -> date:
+    """The day before this run's scheduled start, in its deployment's timezone; in UTC where it has no cron schedule."""
+    timezone = "UTC"
+    deployment_id = prefect.runtime.deployment.id
+    if deployment_id is not None:
+        async with get_client() as client:
+            deployment = await client.read_deployment(UUID(deployment_id))
+        timezone = next(
+            (
+                s.schedule.timezone
+                for s in deployment.schedules
+                if isinstance(s.schedule, CronSchedule) and s.schedule.timezone
+            ),
+            timezone,
+        )
+    return day_before(prefect.runtime.flow_run.scheduled_start_time, timezone)

@@ -1,0 +1,102 @@
+"""The one place that writes the warehouse: a logical date's tables replaced whole, in one transaction, over Arrow."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import date
+from uuid import UUID
+
+import adbc_driver_postgresql.dbapi as adbc
+import polars as pl
+
+from etl.transform import DayTables
+
+# Every load of a date holds this advisory lock until it commits, so that two runs of one date never mix their rows.
+_LOCK_SPACE = 0x65746C  # "etl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedBy:
+    """Whose load it is: the pipeline's run, Prefect's flow run, and the id that ties their logs together."""
+
+    run_id: UUID
+    flow_run_id: UUID
+    correlation_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """What a load left: rows of `flights`, rows of `rejects`, and the checksum of the flights' content."""
+
+    rows: int
+    rejected: int
+    checksum: str
+
+
+def checksum(flights: pl.DataFrame) -> str:
+    """SHA-256 over the rows as CSV in their sorted order: equal content gives an equal sum, whoever loads it."""
+    return hashlib.sha256(flights.write_csv().encode()).hexdigest()
+
+
+def load_day(warehouse_url: str, tables: DayTables, *, loaded_by: LoadedBy, statement_timeout_seconds: float) -> Loaded:
+    """Replace the logical date in every table and record the load; all of it or nothing.
+
+    Raises:
+        adbc_driver_manager.Error: the warehouse refused or was lost; nothing of this load is visible.
+    """
+    loaded = Loaded(rows=tables.flights.height, rejected=tables.rejects.height, checksum=checksum(tables.flights))
+    with _transaction(warehouse_url, tables.logical_date, statement_timeout_seconds) as cursor:
+        _replace(cursor, "flights", tables.flights, tables.logical_date)
+        _replace(cursor, "daily_carrier_delay", tables.daily_carrier_delay, tables.logical_date)
+        _replace(cursor, "daily_origin_delay", tables.daily_origin_delay, tables.logical_date)
+        _replace_rejects(cursor, tables, loaded_by)
+        cursor.execute(
+            "INSERT INTO loads (run_id, flow_run_id, correlation_id, logical_date, rows, rejected, checksum)"
+            " VALUES ($1::uuid, $2::uuid, $3, $4, $5, $6, $7)",
+            (
+                str(loaded_by.run_id),
+                str(loaded_by.flow_run_id),
+                loaded_by.correlation_id,
+                tables.logical_date,
+                loaded.rows,
+                loaded.rejected,
+                loaded.checksum,
+            ),
+        )
+    return loaded
+
+
+def keep_rejects(
+    warehouse_url: str, tables: DayTables, *, loaded_by: LoadedBy, statement_timeout_seconds: float
+) -> None:
+    """Record a refused day's bad rows alone; the date's other tables stay as they were.
+
+    Raises:
+        adbc_driver_manager.Error: the warehouse refused or was lost.
+    """
+    with _transaction(warehouse_url, tables.logical_date, statement_timeout_seconds) as cursor:
+        _replace_rejects(cursor, tables, loaded_by)
+
+
+@contextmanager
+def _transaction(warehouse_url: str, logical_date: date, statement_timeout_seconds: float) -> Iterator[adbc.Cursor]:
+    with adbc.connect(warehouse_url) as connection, closing(connection.cursor()) as cursor:
+        # set_config takes a bound value where SET takes none; true makes both settings end with the transaction.
+        timeout = f"{int(statement_timeout_seconds * 1000)}ms"
+        cursor.execute("SELECT set_config('statement_timeout', $1, true)", (timeout,))
+        cursor.execute("SELECT set_config('lock_timeout', $1, true)", (timeout,))
+        cursor.execute("SELECT pg_advisory_xact_lock($1::int, $2::int)", (_LOCK_SPACE, logical_date.toordinal()))
+        yield cursor
+        connection.commit()
+
+
+def _replace(cursor: adbc.Cursor, table: str, rows: pl.DataFrame, logical_date: date) -> None:
+    cursor.execute(f"DELETE FROM {table} WHERE logical_date = $1", (logical_date,))  # noqa: S608 - a name of ours
+    if not rows.is_empty():
+        cursor.adbc_ingest(table, rows, mode="append")
+
+
+def _replace_rejects(cursor: adbc.Cursor, tables: DayTables, loaded_by: LoadedBy) -> None:
+    rejects = tables.rejects.with_columns(run_id=pl.lit(str(loaded_by.run_id)))
+    _replace(cursor, "rejects", rejects, tables.logical_date)

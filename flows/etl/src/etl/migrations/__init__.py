@@ -1,0 +1,1 @@
+"""The warehouse's schema, revision by revision."""

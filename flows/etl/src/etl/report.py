@@ -1,0 +1,70 @@
+"""The Markdown artifact of a run: the day's counts and its worst delays, for people."""
+
+import polars as pl
+
+from etl.load import Loaded
+from etl.transform import DayTables
+
+_WORST = 5
+
+
+def worst_delays(flights: pl.DataFrame) -> pl.DataFrame:
+    """The five flights that left latest against their schedule, worst first; ties in the order of departure."""
+    return (
+        flights.drop_nulls("dep_delay")
+        .sort(["dep_delay", "time_hour", "carrier", "flight"], descending=[True, False, False, False])
+        .head(_WORST)
+    )
+
+
+def markdown(tables: DayTables, loaded: Loaded) -> str:
+    """The whole report."""
+    flights = tables.flights
+    cancelled = flights["dep_time"].null_count()
+    counts = f"{loaded.rows} flights loaded, {cancelled} cancelled, {loaded.rejected} rejected."
+    worst = [
+        _row(
+            f"{f['carrier']} {f['flight']}",
+            f"{f['origin']} → {f['dest']}",
+            f"{f['sched_dep_time']:04d}",
+            f["dep_delay"],
+        )
+        for f in worst_delays(flights).iter_rows(named=True)
+    ]
+    return "\n".join(
+        [
+            f"# Flights of {tables.logical_date}",
+            "",
+            f"{counts} Checksum `{loaded.checksum[:12]}`.",
+            "",
+            "## Worst delays",
+            "| flight | route | scheduled | minutes late |",
+            "|---|---|---|---|",
+            *worst,
+            "",
+            *_table("carrier", tables.daily_carrier_delay),
+            "",
+            *_table("origin", tables.daily_origin_delay),
+            "",
+        ]
+    )
+
+
+def _table(by: str, delays: pl.DataFrame) -> list[str]:
+    head = [f"## By {by}", f"| {by} | flights | cancelled | mean delay | 95 % below |", "|---|---|---|---|---|"]
+    return head + [
+        _row(d[by], d["flights"], d["cancelled"], _minutes(d["mean_delay"]), _minutes(d["p95_delay"]))
+        for d in delays.iter_rows(named=True)
+    ]
+
+
+def _row(*cells: object) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def _clock(hhmm: int) -> str:
+    return f"{hhmm // 100:02d}:{hhmm % 100:02d}"
+
+
+def _minutes(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f} min"

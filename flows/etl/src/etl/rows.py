@@ -1,0 +1,121 @@
+"""What a good row is: the columns the source must deliver, their types, and the rules each row must keep."""
+
+from dataclasses import dataclass
+from datetime import date
+
+import polars as pl
+
+from etl.errors import BadData
+
+FLIGHT_COLUMNS: dict[str, pl.DataType] = {
+    "year": pl.Int16(),
+    "month": pl.Int16(),
+    "day": pl.Int16(),
+    "dep_time": pl.Int16(),
+    "sched_dep_time": pl.Int16(),
+    "dep_delay": pl.Int32(),
+    "arr_time": pl.Int16(),
+    "sched_arr_time": pl.Int16(),
+    "arr_delay": pl.Int32(),
+    "carrier": pl.String(),
+    "flight": pl.Int32(),
+    "tailnum": pl.String(),
+    "origin": pl.String(),
+    "dest": pl.String(),
+    "air_time": pl.Int32(),
+    "distance": pl.Int32(),
+    "hour": pl.Int16(),
+    "minute": pl.Int16(),
+    "time_hour": pl.Datetime("us", "UTC"),
+}
+
+WEATHER_COLUMNS: dict[str, pl.DataType] = {
+    "origin": pl.String(),
+    "time_hour": pl.Datetime("us", "UTC"),
+    "temp": pl.Float64(),
+    "humid": pl.Float64(),
+    "wind_speed": pl.Float64(),
+    "wind_gust": pl.Float64(),
+    "precip": pl.Float64(),
+    "pressure": pl.Float64(),
+    "visib": pl.Float64(),
+}
+
+FLIGHT_KEY = ("time_hour", "carrier", "flight")
+
+_REQUIRED = ("sched_dep_time", "carrier", "flight", "origin", "dest", "distance", "time_hour")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SortedOut:
+    """A day's flights, divided: `good` rows with the columns above, and `rejects` with `reason` and `record` (JSON)."""
+
+    good: pl.DataFrame
+    rejects: pl.DataFrame
+
+
+def _is_clock_time(column: str) -> pl.Expr:
+    """HHMM local time; 2400 is the dataset's midnight at a day's end."""
+    value = pl.col(column)
+    return value.is_between(0, 2400) & (value % 100 < 60)
+
+
+def _rules(record_date: date) -> list[tuple[str, pl.Expr]]:
+    """Each rule as (reason, true where a row breaks it), in the order in which a row's reason is chosen."""
+    missing = [(f"{column} is missing", pl.col(column).is_null()) for column in _REQUIRED]
+    return [
+        *missing,
+        (
+            "another day's record",
+            (pl.col("month") != record_date.month) | (pl.col("day") != record_date.day),
+        ),
+        ("carrier is not a two-character code", ~pl.col("carrier").str.contains(r"^[A-Z0-9]{2}$")),
+        ("origin is not a three-letter airport code", ~pl.col("origin").str.contains(r"^[A-Z]{3}$")),
+        ("dest is not a three-character airport code", ~pl.col("dest").str.contains(r"^[A-Z0-9]{3}$")),
+        ("flight number is not positive", pl.col("flight") <= 0),
+        ("distance is not positive", pl.col("distance") <= 0),
+        ("sched_dep_time is not a clock time", ~_is_clock_time("sched_dep_time")),
+        ("dep_time is not a clock time", ~_is_clock_time("dep_time")),
+        ("arr_time is not a clock time", ~_is_clock_time("arr_time")),
+        ("a delay without a departure", pl.col("dep_time").is_null() & pl.col("dep_delay").is_not_null()),
+        ("a departure without a delay", pl.col("dep_time").is_not_null() & pl.col("dep_delay").is_null()),
+        ("delay is out of range", ~pl.col("dep_delay").is_between(-24 * 60, 7 * 24 * 60)),
+        ("a second row for the same flight", ~pl.struct(FLIGHT_KEY).is_first_distinct()),
+    ]
+
+
+def conform(frame: pl.DataFrame, columns: dict[str, pl.DataType], *, what: str) -> pl.DataFrame:
+    """Bring the source's frame to our columns and types; a value that does not fit its type becomes null.
+
+    Raises:
+        BadData: a column is absent, so that no row can be judged.
+    """
+    absent = [column for column in columns if column not in frame.columns]
+    if absent:
+        raise BadData(f"the source's {what} lack the column(s) {', '.join(absent)}; compare its schema with etl.rows")
+    return frame.select(pl.col(column).cast(dtype, strict=False) for column, dtype in columns.items())
+
+
+def sort_out(raw: pl.DataFrame, *, record_date: date) -> SortedOut:
+    """Divide a day's raw flights into good rows and rejects; every row is in exactly one of the two.
+
+    Args:
+        raw: flights as the source delivered them.
+        record_date: the day that the records themselves carry (month and day are compared).
+
+    Raises:
+        BadData: the frame lacks a column.
+    """
+    flights = conform(raw, FLIGHT_COLUMNS, what="flights")
+    unreadable = [
+        pl.when(raw[column].is_not_null() & flights[column].is_null()).then(pl.lit(f"{column} is not {dtype}"))
+        for column, dtype in FLIGHT_COLUMNS.items()
+    ]
+    broken = [pl.when(breaks.fill_null(value=False)).then(pl.lit(reason)) for reason, breaks in _rules(record_date)]
+    judged = flights.with_columns(reason=pl.coalesce(*unreadable, *broken))
+    is_good = judged["reason"].is_null()
+    records = raw.filter(~is_good).write_ndjson().splitlines()
+    return SortedOut(
+        good=judged.filter(is_good).drop("reason"),
+        rejects=judged.filter(~is_good).select("reason", record=pl.Series(records, dtype=pl.String)),
+    )
