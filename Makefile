@@ -1,0 +1,114 @@
+# Every command of this project. `make` lists them.
+.DEFAULT_GOAL := help
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+
+PYTHON ?= python3
+STATE ?= .local
+UV_VERSION := 0.13.9
+# A uv on PATH serves; without one the pinned one is installed under .local/.
+UV ?= $(shell command -v uv || echo $(STATE)/uv/bin/uv)
+VENV := .venv/bin
+PYTEST := $(VENV)/pytest
+
+# make dev
+PREFECT_PORT ?= 4200
+API_PORT ?= 8080
+SOURCE_PORT ?= 8090
+# make demo, make dev: another PostgreSQL server than the embedded one, by a role that may create databases
+DATABASE_URL ?=
+
+# make up, make down
+CLUSTER ?= pipelines
+NAMESPACE ?= pipelines
+RELEASE ?= pipelines
+
+export UV_PYTHON_DOWNLOADS := never
+export CLUSTER NAMESPACE RELEASE DATABASE_URL
+
+.PHONY: help
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 28
+
+# -- the Python environment
+
+.PHONY: python
+python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null || { \
+	  echo "Python 3.11 or newer is needed, and \`$(PYTHON)\` is not one: install it, or name it: make PYTHON=/path/to/python3.13 …" >&2; exit 1; }
+
+$(STATE)/uv/bin/uv: | python
+	@$(PYTHON) -m venv $(STATE)/uv || { echo "Python's venv module is needed (Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	@$(STATE)/uv/bin/python -m pip install --quiet uv==$(UV_VERSION)
+
+.PHONY: local-environment
+local-environment: python | $(filter $(STATE)/uv/bin/uv,$(UV))
+	@$(UV) sync --quiet --frozen --inexact --python $(PYTHON) --no-default-groups --group local
+
+.PHONY: environment
+environment: python | $(filter $(STATE)/uv/bin/uv,$(UV))
+	@$(UV) sync --quiet --frozen --python $(PYTHON)
+
+# -- without a cluster
+
+.PHONY: demo
+demo: local-environment ## one run of the daily ETL on real data, on this machine, without a cluster
+	@$(VENV)/python -m local_platform demo --state $(STATE)
+
+.PHONY: dev
+dev: local-environment ## the same platform, kept running: UI on port 4200, API on port 8080, until Ctrl-C
+	@$(VENV)/python -m local_platform dev --state $(STATE) \
+	  --prefect-port $(PREFECT_PORT) --api-port $(API_PORT) --source-port $(SOURCE_PORT)
+
+# -- tests
+
+.PHONY: test
+test: lint test-unit test-chart test-integration ## everything: lint, unit, chart and integration tests
+
+.PHONY: test-unit
+test-unit: environment ## unit tests, on an embedded PostgreSQL
+	@$(PYTEST) tests/unit
+
+.PHONY: test-chart
+test-chart: environment ## the chart, rendered by helm
+	@$(PYTEST) tests/chart
+
+.PHONY: test-integration
+test-integration: environment ## the whole platform on a kind cluster (ARGS=--keep-cluster keeps it)
+	@$(PYTEST) tests/integration $(ARGS)
+
+.PHONY: lint
+lint: environment ## ruff, mypy --strict, import contracts, helm lint --strict
+	@$(VENV)/ruff check
+	@$(VENV)/ruff format --check --quiet
+	@$(VENV)/mypy
+	@$(VENV)/lint-imports --no-logo
+	@if command -v helm > /dev/null; then helm lint --strict --quiet charts/pipelines --values k8s/kind/values.yaml; \
+	  else echo "helm lint skipped: helm is not installed"; fi
+
+.PHONY: format
+format: environment ## rewrite the Python code as the linter wants it
+	@$(VENV)/ruff check --fix --quiet
+	@$(VENV)/ruff format --quiet
+
+# -- images and cluster
+
+.PHONY: images
+images: ## build the four images and print their sizes
+	@images/build
+
+.PHONY: push
+push: ## push the images: make push REGISTRY=registry.example.com/team
+	@images/push "$(REGISTRY)"
+
+.PHONY: up
+up: ## cluster, images and chart on kind; ends with the commands that start a run
+	@k8s/up
+
+.PHONY: down
+down: ## delete the kind cluster
+	@k8s/down
+
+.PHONY: clean
+clean: ## remove the local platform's databases and logs, and the virtual environment
+	@rm -rf $(STATE) .venv

@@ -1,0 +1,151 @@
+"""Loads into a real PostgreSQL: whole, once, repeatable, and nothing on failure."""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date
+from typing import Any
+from uuid import uuid4
+
+import adbc_driver_manager
+import asyncpg
+import polars as pl
+import pytest
+from etl.extract import Day
+from etl.load import LoadedBy, keep_rejects, load_day
+from etl.migrate import migrate
+from etl.transform import DayTables, transform
+
+from .conftest import JANUARY_15
+
+LOGICAL_DATE = date(2026, 1, 15)
+TABLES = ("flights", "daily_carrier_delay", "daily_origin_delay", "rejects")
+
+
+def somebody() -> LoadedBy:
+    return LoadedBy(run_id=uuid4(), flow_run_id=uuid4(), correlation_id="test")
+
+
+@pytest.fixture(scope="module")
+def tables(january_15: pl.DataFrame, january_15_weather: pl.DataFrame) -> DayTables:
+    first_is_bad = january_15.with_row_index().with_columns(
+        distance=pl.when(pl.col("index") == 0).then(-1).otherwise(pl.col("distance"))
+    )
+    return transform(
+        Day(rows=first_is_bad.drop("index"), record_date=JANUARY_15),
+        Day(rows=january_15_weather, record_date=JANUARY_15),
+        logical_date=LOGICAL_DATE,
+    )
+
+
+async def fetch(url: str, query: str) -> list[Any]:
+    connection = await asyncpg.connect(url)
+    try:
+        return [tuple(row.values()) for row in await connection.fetch(query)]
+    finally:
+        await connection.close()
+
+
+async def contents(url: str) -> dict[str, list[Any]]:
+    """Everything but who loaded it and when."""
+    skip = {"rejects": "logical_date, reason, record"}
+    return {
+        table: sorted(map(repr, await fetch(url, f"SELECT {skip.get(table, '*')} FROM {table}"))) for table in TABLES
+    }
+
+
+async def test_a_load_writes_every_table(warehouse: str, tables: DayTables, january_15: pl.DataFrame) -> None:
+    """Flights, delays, rejects and the loads row are there, and the delays agree with PostgreSQL's own arithmetic."""
+    by = somebody()
+    loaded = load_day(warehouse, tables, loaded_by=by, statement_timeout_seconds=30)
+    assert (loaded.rows, loaded.rejected) == (january_15.height - 1, 1)
+    assert await fetch(warehouse, "SELECT count(*) FROM flights") == [(loaded.rows,)]
+    assert await fetch(warehouse, "SELECT reason FROM rejects") == [("distance is not positive",)]
+    assert await fetch(warehouse, "SELECT run_id, logical_date, rows, rejected, checksum FROM loads") == [
+        (by.run_id, LOGICAL_DATE, loaded.rows, 1, loaded.checksum)
+    ]
+    difference = await fetch(
+        warehouse,
+        """
+        SELECT carrier, count(*), count(*) FILTER (WHERE dep_time IS NULL), avg(dep_delay)::numeric(12,6),
+               percentile_cont(0.95) WITHIN GROUP (ORDER BY dep_delay)::numeric(12,6)
+        FROM flights GROUP BY carrier
+        EXCEPT
+        SELECT carrier, flights, cancelled, mean_delay::numeric(12,6), p95_delay::numeric(12,6) FROM daily_carrier_delay
+        """,
+    )
+    assert difference == []
+
+
+async def test_a_rerun_leaves_the_same_tables(warehouse: str, tables: DayTables) -> None:
+    """Loading a date again replaces it: same rows, same checksum, one more loads row."""
+    first = load_day(warehouse, tables, loaded_by=somebody(), statement_timeout_seconds=30)
+    before = await contents(warehouse)
+    again = load_day(warehouse, tables, loaded_by=somebody(), statement_timeout_seconds=30)
+    assert again == first
+    assert await contents(warehouse) == before
+    assert await fetch(warehouse, "SELECT count(*) FROM loads") == [(2,)]
+
+
+async def test_other_dates_are_untouched(warehouse: str, tables: DayTables) -> None:
+    """A load replaces its own date only."""
+    other = date(2026, 1, 16)
+    moved = DayTables(
+        logical_date=other,
+        **{
+            name: getattr(tables, name).with_columns(logical_date=pl.lit(other))
+            for name in ("flights", "daily_carrier_delay", "daily_origin_delay", "rejects")
+        },
+    )
+    load_day(warehouse, moved, loaded_by=somebody(), statement_timeout_seconds=30)
+    load_day(warehouse, tables, loaded_by=somebody(), statement_timeout_seconds=30)
+    counts = await fetch(warehouse, "SELECT logical_date, count(*) FROM flights GROUP BY 1 ORDER BY 1")
+    assert counts == [(LOGICAL_DATE, tables.flights.height), (other, tables.flights.height)]
+
+
+async def test_a_load_that_fails_midway_changes_nothing(warehouse: str, tables: DayTables) -> None:
+    """The flights are copied, then the next table refuses: what was loaded before is still all there."""
+    load_day(warehouse, tables, loaded_by=somebody(), statement_timeout_seconds=30)
+    before = await contents(warehouse)
+    carriers = tables.daily_carrier_delay
+    doubled = DayTables(
+        logical_date=tables.logical_date,
+        flights=tables.flights.head(3),
+        daily_carrier_delay=pl.concat([carriers, carriers]),
+        daily_origin_delay=tables.daily_origin_delay,
+        rejects=tables.rejects,
+    )
+    with pytest.raises(adbc_driver_manager.Error, match="duplicate key"):
+        load_day(warehouse, doubled, loaded_by=somebody(), statement_timeout_seconds=30)
+    assert await contents(warehouse) == before
+    assert await fetch(warehouse, "SELECT count(*) FROM loads") == [(1,)]
+
+
+async def test_loads_of_one_date_take_turns(warehouse: str, tables: DayTables) -> None:
+    """Four loads at once leave one copy of the day and four loads rows."""
+    with ThreadPoolExecutor(4) as pool:
+        loop = asyncio.get_running_loop()
+        await asyncio.gather(
+            *(
+                loop.run_in_executor(
+                    pool, lambda: load_day(warehouse, tables, loaded_by=somebody(), statement_timeout_seconds=30)
+                )
+                for _ in range(4)
+            )
+        )
+    assert await fetch(warehouse, "SELECT count(*) FROM flights") == [(tables.flights.height,)]
+    assert await fetch(warehouse, "SELECT count(*) FROM loads") == [(4,)]
+
+
+async def test_a_refused_days_rejects_are_kept(warehouse: str, tables: DayTables) -> None:
+    """Keeping a refused day's bad rows leaves the loaded tables as they were."""
+    load_day(warehouse, tables, loaded_by=somebody(), statement_timeout_seconds=30)
+    before = await contents(warehouse)
+    keep_rejects(warehouse, tables, loaded_by=somebody(), statement_timeout_seconds=30)
+    assert await contents(warehouse) == before
+    assert await fetch(warehouse, "SELECT count(*) FROM loads") == [(1,)]
+
+
+async def test_migrating_again_changes_nothing(warehouse: str) -> None:
+    """Two more migrations at once find the schema there."""
+    await asyncio.gather(migrate(warehouse), migrate(warehouse))
+    assert await fetch(warehouse, "SELECT version_num FROM alembic_version") == [("0001",)]
