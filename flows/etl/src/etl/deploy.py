@@ -21,7 +21,7 @@ from prefect.client.schemas.actions import (
     WorkPoolCreate,
     WorkPoolUpdate,
 )
-from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from prefect.exceptions import MissingFlowError, ObjectAlreadyExists, ObjectNotFound
 from prefect.flows import load_flow_from_entrypoint
 from prefect.utilities.callables import parameter_schema
 from pydantic import ValidationError
@@ -50,7 +50,7 @@ async def register(registration: Registration, *, client: PrefectClient) -> list
 def _load_flow(entrypoint: str) -> Flow[..., Any]:
     try:
         return load_flow_from_entrypoint(entrypoint, use_placeholder_flow=False)
-    except (ImportError, AttributeError, TypeError, ValueError) as exc:
+    except (ImportError, MissingFlowError) as exc:
         raise RegistrationRefused(f"{entrypoint} is no flow in this image: {exc}") from exc
 
 

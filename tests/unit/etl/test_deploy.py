@@ -1,0 +1,189 @@
+"""Registration against a real Prefect server: declarative, repeatable, and respectful of what people changed there."""
+
+import json
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from etl.deploy import register_within
+from etl.errors import RegistrationRefused
+from etl.registration import DAILY_JOB, Registration, Schedule, WorkPool
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+
+@pytest.fixture
+async def api(prefect_server: str) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=prefect_server) as client:
+        yield client
+
+
+def declared(**changes: Any) -> Registration:
+    """The daily job under names of its own, so that tests on one server do not meet."""
+    mark = uuid.uuid4().hex[:8]
+    deployment = DAILY_JOB.model_copy(update={"name": f"daily-{mark}", **changes})
+    return Registration(work_pool=WorkPool(name=f"pool-{mark}"), deployments=(deployment,))
+
+
+async def register(registration: Registration, api_url: str) -> list[str]:
+    with temporary_settings({PREFECT_API_URL: api_url}):
+        return await register_within(registration, wait_seconds=0)
+
+
+async def read(api: httpx.AsyncClient, registration: Registration) -> dict[str, Any]:
+    [deployment] = registration.deployments
+    answer = await api.get(f"/deployments/name/daily_job/{deployment.name}")
+    document: dict[str, Any] = answer.raise_for_status().json()
+    return document
+
+
+async def test_the_daily_job_is_registered(prefect_server: str, api: httpx.AsyncClient) -> None:
+    """Pool, queue week-10, the deployment with its typed parameters, and the schedule at 09:00 Europe/Madrid."""
+    registration = declared()
+    await register(registration, prefect_server)
+    deployment = await read(api, registration)
+    assert deployment["entrypoint"] == "etl.flow.daily_job"
+    assert deployment["work_pool_name"] == registration.work_pool.name
+    assert deployment["work_queue_name"] == "week-10"
+    assert deployment["paused"] is False
+    assert deployment["parameter_openapi_schema"]["properties"]["logical_date"]["anyOf"][0]["format"] == "date"
+    [schedule] = deployment["schedules"]
+    assert schedule["slug"] == "daily-0900"
+    assert schedule["active"] is True
+    assert schedule["schedule"]["cron"] == "0 9 * * *"
+    assert schedule["schedule"]["timezone"] == "Europe/Madrid"
+
+
+async def test_registering_again_changes_nothing(prefect_server: str, api: httpx.AsyncClient) -> None:
+    """The same deployment, the same schedule: same ids, same content."""
+    registration = declared()
+    await register(registration, prefect_server)
+    before = await read(api, registration)
+    await register(registration, prefect_server)
+    after = await read(api, registration)
+    for document in (before, after):
+        for moving in ("updated", "status", "last_polled"):
+            del document[moving]
+        for schedule in document["schedules"]:
+            del schedule["updated"]
+    assert after == before
+
+
+async def test_what_people_changed_in_prefect_stays(prefect_server: str, api: httpx.AsyncClient) -> None:
+    """A paused deployment, a paused schedule and changed limits survive a registration that moves the schedule."""
+    registration = declared(concurrency_limit=1)
+    await register(registration, prefect_server)
+    deployment = await read(api, registration)
+    pool = registration.work_pool.name
+    schedule_id = deployment["schedules"][0]["id"]
+    for request in (
+        api.post(f"/deployments/{deployment['id']}/pause_deployment"),
+        api.patch(f"/deployments/{deployment['id']}/schedules/{schedule_id}", json={"active": False}),
+        api.patch(f"/deployments/{deployment['id']}", json={"concurrency_limit": 3}),
+        api.patch(f"/work_pools/{pool}", json={"concurrency_limit": 7, "is_paused": True}),
+        api.patch(f"/work_pools/{pool}/queues/week-10", json={"concurrency_limit": 5}),
+    ):
+        (await request).raise_for_status()
+
+    moved = Schedule(slug="daily-0900", cron="30 10 * * *", timezone="Europe/Madrid")
+    [declared_deployment] = registration.deployments
+    template = {
+        "job_configuration": {"command": "{{ command }}"},
+        "variables": {"type": "object", "properties": {"command": {"type": "string"}}},
+    }
+    changed = registration.model_copy(
+        update={
+            "work_pool": WorkPool(name=pool, concurrency_limit=2, base_job_template=template),
+            "deployments": (declared_deployment.model_copy(update={"schedules": (moved,), "description": "later"}),),
+        }
+    )
+    done = await register(changed, prefect_server)
+
+    deployment = await read(api, registration)
+    assert deployment["description"] == "later"
+    assert deployment["paused"] is True
+    assert deployment["global_concurrency_limit"]["limit"] == 3
+    [schedule] = deployment["schedules"]
+    assert schedule["id"] == schedule_id
+    assert schedule["schedule"]["cron"] == "30 10 * * *"
+    assert schedule["active"] is False
+    pool_now = (await api.get(f"/work_pools/{pool}")).json()
+    assert (pool_now["concurrency_limit"], pool_now["is_paused"]) == (7, True)
+    assert pool_now["base_job_template"] == template
+    assert (await api.get(f"/work_pools/{pool}/queues/week-10")).json()["concurrency_limit"] == 5
+    assert any("still paused" in line for line in done)
+
+
+async def test_an_entrypoint_that_is_no_flow_is_refused(prefect_server: str, api: httpx.AsyncClient) -> None:
+    """The image holds no such flow: refused before anything is made on the server."""
+    registration = declared(entrypoint="etl.flow.nightly_job")
+    with pytest.raises(RegistrationRefused, match=r"etl\.flow\.nightly_job is no flow in this image"):
+        await register(registration, prefect_server)
+    assert (await api.get(f"/work_pools/{registration.work_pool.name}")).status_code == 404
+
+
+async def test_a_pool_of_another_type_is_refused(prefect_server: str, api: httpx.AsyncClient) -> None:
+    """A pool cannot change its type; the message names both."""
+    registration = declared()
+    await register(registration, prefect_server)
+    other = registration.model_copy(update={"work_pool": WorkPool(name=registration.work_pool.name, type="kubernetes")})
+    with pytest.raises(RegistrationRefused, match="exists with type 'process', 'kubernetes' is declared"):
+        await register(other, prefect_server)
+
+
+def command(*arguments: str, api_url: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PREFECT_API_URL": api_url}
+    return subprocess.run(
+        [sys.executable, "-m", "etl.deploy", *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_the_command_registers_a_file(prefect_server: str, tmp_path: Path) -> None:
+    """`python -m etl.deploy --config` says what it made, a line each."""
+    mark = uuid.uuid4().hex[:8]
+    config = tmp_path / "registration.json"
+    config.write_text(
+        json.dumps(
+            {
+                "workPool": {"name": f"pool-{mark}", "type": "process"},
+                "deployments": [{"entrypoint": "etl.flow.daily_job", "name": f"d-{mark}", "workQueue": "week-10"}],
+            }
+        )
+    )
+    done = command("--config", str(config), api_url=prefect_server)
+    assert done.returncode == 0, done.stderr
+    assert f"work pool pool-{mark}: created (process)" in done.stderr
+    assert f"deployment daily_job/d-{mark}: created" in done.stderr
+
+
+def test_a_wrong_file_names_every_fault(tmp_path: Path) -> None:
+    """Unknown fields, a wrong cron expression, a wrong timezone: each is named, nothing is registered."""
+    config = tmp_path / "registration.json"
+    nine = {"slug": "a", "cron": "0 9 * * *", "timezone": "Europe/Madrid"}
+    deployments = [
+        {"entrypoint": "etl.flow.daily_job", "name": "x", "workQueue": "q", "schedules": [{**nine, **wrong}]}
+        for wrong in ({"cron": "0 25 * * *"}, {"timezone": "Mars"})
+    ]
+    config.write_text(json.dumps({"workpool": {}, "deployments": deployments}))
+    done = command("--config", str(config), api_url="http://127.0.0.1:9/api")
+    assert done.returncode == 1
+    assert "workpool: Extra inputs are not permitted" in done.stderr
+    assert "deployments.0.schedules.0" in done.stderr
+    assert "deployments.1.schedules.0" in done.stderr
+
+
+def test_a_server_that_never_answers_is_named() -> None:
+    """After the wait the command ends with one line that says what was missing."""
+    done = command("--wait", "0", api_url="http://127.0.0.1:9/api")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("registration failed: ")
