@@ -1,0 +1,30 @@
+{{/* Every half-configured combination is refused here, with the value, the reason and the fix. */}}
+
+{{- define "pipelines.checks" -}}
+{{- $v := .Values -}}
+{{- if and (not $v.postgresql.enabled) (not $v.database.existingSecret) -}}
+{{- fail "database.existingSecret: no database is configured. Name a Secret with the keys of database.keys, or set postgresql.enabled=true." -}}
+{{- end -}}
+{{- if and $v.postgresql.enabled $v.database.existingSecret -}}
+{{- fail "database.existingSecret: an external database is named while postgresql.enabled is true, and only one can be used. Set postgresql.enabled=false, or leave database.existingSecret empty." -}}
+{{- end -}}
+{{- if and (not $v.source.enabled) (not $v.flowRuns.sourceUrl) -}}
+{{- fail "flowRuns.sourceUrl: the flows have nothing to fetch from. Set it to your upstream API's URL, or set source.enabled=true for the bundled source." -}}
+{{- end -}}
+{{- range $kind, $values := dict "pipelines[].name" (list "name") "pipelines[].flow and .deployment" (list "flow" "deployment") -}}
+{{- $seen := dict -}}
+{{- range $pipeline := $v.pipelines -}}
+{{- $key := "" -}}
+{{- range $values -}}{{- $key = printf "%s/%s" $key (index $pipeline .) -}}{{- end -}}
+{{- if hasKey $seen $key -}}
+{{- fail (printf "%s: %s stands twice, and a pipeline must be one deployment under one name. Rename or remove one." $kind (trimPrefix "/" $key)) -}}
+{{- end -}}
+{{- $_ := set $seen $key true -}}
+{{- end -}}
+{{- end -}}
+{{- range $pipeline := $v.pipelines -}}
+{{- if not (hasSuffix (printf ".%s" $pipeline.flow) $pipeline.entrypoint) -}}
+{{- fail (printf "pipelines[].flow: %s does not match the entrypoint %s. Name the flow as its function is named." $pipeline.flow $pipeline.entrypoint) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}

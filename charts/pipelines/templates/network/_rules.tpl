@@ -1,0 +1,44 @@
+{{/* The arrows of the picture, as rules of NetworkPolicies. */}}
+
+{{/* To or from pods of the release: include "pipelines.peers" (list $ "worker" "flow-run") */}}
+{{- define "pipelines.peers" -}}
+{{- $root := index . 0 -}}
+{{- range rest . }}
+- podSelector:
+    matchLabels:
+      {{- include "pipelines.selectorLabels" (list $root .) | nindent 6 }}
+{{- end }}
+{{- end -}}
+
+{{/* Egress to the databases, wherever they are. */}}
+{{- define "pipelines.toDatabase" -}}
+{{- if .Values.postgresql.enabled -}}
+- to:
+    {{- include "pipelines.peers" (list . "postgresql") | nindent 4 }}
+  ports: [{port: 5432}]
+{{- else if .Values.database.egress -}}
+{{- toYaml .Values.database.egress }}
+{{- else -}}
+- ports: [{port: 5432}]
+{{- end -}}
+{{- end -}}
+
+{{- define "pipelines.toPrefect" -}}
+- to:
+    {{- include "pipelines.peers" (list . "prefect-server") | nindent 4 }}
+  ports: [{port: 4200}]
+{{- end -}}
+
+{{/* A policy's head: include "pipelines.policy" (list $ "worker") */}}
+{{- define "pipelines.policy" -}}
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata:
+  name: {{ include "pipelines.name" . }}
+  labels:
+    {{- include "pipelines.labels" . | nindent 4 }}
+spec:
+  podSelector:
+    matchLabels:
+      {{- include "pipelines.selectorLabels" . | nindent 6 }}
+{{- end -}}

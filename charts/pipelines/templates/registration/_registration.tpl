@@ -1,0 +1,71 @@
+{{/* What etl.deploy registers: JSON made from the pipelines and the work pool. */}}
+{{- define "pipelines.registration" -}}
+{{- $deployments := list -}}
+{{- range .Values.pipelines -}}
+{{- $deployment := dict "entrypoint" .entrypoint "name" .deployment "workQueue" .workQueue "description" .description "tags" (.tags | default list) "parameters" (.parameters | default dict) "concurrencyLimit" .concurrencyLimit "schedules" (.schedules | default list) -}}
+{{- $deployments = append $deployments $deployment -}}
+{{- end -}}
+{{- $pool := dict "name" .Values.workPool.name "type" "kubernetes" "concurrencyLimit" .Values.workPool.concurrencyLimit "baseJobTemplate" (include "pipelines.baseJobTemplate" . | fromJson) -}}
+{{- dict "workPool" $pool "deployments" $deployments | toPrettyJson -}}
+{{- end -}}
+
+{{/* Names the Job and its ConfigMap by everything that they apply. */}}
+{{- define "pipelines.registrationName" -}}
+{{- $applied := printf "%s\n%s" (include "pipelines.registration" .) (include "pipelines.registrationPod" (list . "")) -}}
+{{- include "pipelines.name" (list . (printf "register-%s" ($applied | sha256sum | trunc 8))) -}}
+{{- end -}}
+
+{{/* include "pipelines.registrationPod" (list $ CONFIGMAP) */}}
+{{- define "pipelines.registrationPod" -}}
+{{- $root := index . 0 -}}
+{{- with $root -}}
+metadata:
+  labels:
+    {{- include "pipelines.selectorLabels" (list . "registration") | nindent 4 }}
+spec:
+  {{- include "pipelines.podSpec" (list . "registration" 1000) | nindent 2 }}
+  restartPolicy: Never
+  initContainers:
+    {{- with include "pipelines.waitForPostgresql" . }}
+    {{- . | nindent 4 }}
+    {{- end }}
+    - name: migrate-warehouse
+      image: {{ include "pipelines.image" (list . "etl") }}
+      imagePullPolicy: {{ .Values.images.pullPolicy }}
+      command: [python, -m, etl.migrate, --wait, "300"]
+      env:
+        {{- include "pipelines.secretEnv" (list "ETL_WAREHOUSE_URL" (include "pipelines.databaseSecret" .) .Values.database.keys.warehouse) | nindent 8 }}
+      {{- include "pipelines.registrationContainer" . | nindent 6 }}
+      volumeMounts:
+        - name: tmp
+          mountPath: /tmp
+  containers:
+    - name: register
+      image: {{ include "pipelines.image" (list . "etl") }}
+      imagePullPolicy: {{ .Values.images.pullPolicy }}
+      command: [python, -m, etl.deploy, --config, /etc/pipelines/registration.json, --wait, "300"]
+      env:
+        {{- include "pipelines.prefectClientEnv" . | nindent 8 }}
+      {{- include "pipelines.registrationContainer" . | nindent 6 }}
+      volumeMounts:
+        - name: tmp
+          mountPath: /tmp
+        - name: registration
+          mountPath: /etc/pipelines
+          readOnly: true
+  volumes:
+    - name: tmp
+      emptyDir: {}
+    - name: registration
+      configMap:
+        name: {{ index $ 1 | quote }}
+{{- end -}}
+{{- end -}}
+
+{{- define "pipelines.registrationContainer" -}}
+resources:
+  requests: {cpu: 50m, memory: 192Mi}
+  limits: {memory: 512Mi}
+securityContext:
+  {{- include "pipelines.containerSecurity" . | nindent 2 }}
+{{- end -}}
