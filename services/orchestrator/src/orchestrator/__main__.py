@@ -72,7 +72,7 @@ def serve(settings: Settings) -> int:
 async def tend_schema(settings: DatabaseSettings, *, command: str, seconds: float) -> int:
     """Migrate the database or wait until it is migrated."""
     log_as_json(settings.log_level)
-    db = open_ledger(settings.database_url.get_secret_value())
+    db = open_ledger(settings.database_url.get_secret_value(), statement_seconds=None)
     try:
         if command == "migrate":
             await migrations.upgrade(db, seconds=seconds)

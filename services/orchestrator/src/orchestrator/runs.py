@@ -13,13 +13,14 @@ from typing import Any, Literal
 from uuid import UUID
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-import referencing
+import referencing.exceptions
 from jsonschema import Draft202012Validator, FormatChecker
 
 from orchestrator.errors import EngineConfused, InvalidRequest
 
 Origin = Literal["api", "schedule", "prefect"]
 
+CORRELATION_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 DEEPEST = 32
 TEMPLATE = re.compile(r"\{\{|\{%|\{#")
 DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
@@ -55,12 +56,12 @@ class State(StrEnum):
         return self in TERMINAL
 
     def may_become(self, later: "State") -> bool:
-        """Whether a run seen in this state may afterwards be recorded in `later`.
+        """Whether a run recorded in this state may afterwards be recorded in `later`.
 
         Ends are final, but for Crashed: Prefect gives up on a pod that is slow or silent, and the pod may yet finish
         (https://github.com/PrefectHQ/prefect/issues/16429).
         """
-        return self is State.CRASHED or not self.ended or self is later
+        return not self.ended or (self is State.CRASHED and later is not State.CRASHED)
 
 
 TERMINAL = frozenset({State.COMPLETED, State.FAILED, State.CRASHED, State.CANCELLED})
@@ -126,6 +127,15 @@ class FlowRun:
     ended_at: datetime | None
 
     @property
+    def correlation_id(self) -> str:
+        """The one its tags carry, else one made of its own id."""
+        for tag in self.tags:
+            name, _, value = tag.partition(":")
+            if name == "correlation-id" and CORRELATION_ID.fullmatch(value):
+                return value
+        return self.flow_run_id.hex
+
+    @property
     def duration_ms(self) -> int | None:
         """See `duration_ms` of this module."""
         return duration_ms(self.started_at, self.ended_at)
@@ -189,9 +199,17 @@ def parameters(facts: Facts, given: Mapping[str, Any], day: date) -> dict[str, A
         format_checker=FormatChecker(),
         registry=referencing.Registry(),  # an empty one: a $ref to another host is never fetched
     )
-    for problem in validator.iter_errors(dict(facts.defaults) | sent):
-        where = ".".join(["parameters", *map(str, problem.absolute_path)])
-        raise InvalidRequest(f"{where}: {problem.message[:300]}; see the deployment's parameter schema")
+    try:
+        for problem in validator.iter_errors(dict(facts.defaults) | sent):
+            path = list(problem.absolute_path)
+            # a default may be a template that Prefect fills in: it is the deployment's business, not the caller's
+            if not path or path[0] in sent:
+                where = ".".join(["parameters", *map(str, path)])
+                raise InvalidRequest(f"{where}: {problem.message[:300]}; see the deployment's parameter schema")
+    except referencing.exceptions.Unresolvable as exc:
+        raise EngineConfused(
+            f"the parameter schema of {facts.deployment} refers to what it does not hold ({exc}); register it again"
+        ) from exc
     return sent
 
 

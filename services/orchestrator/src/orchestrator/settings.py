@@ -1,7 +1,6 @@
 """The environment: every `ORCHESTRATOR_` variable, what it may be, and what to say when it is wrong."""
 
 import json
-import re
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -47,8 +46,17 @@ class DatabaseSettings(BaseSettings):
     @field_validator("database_url")
     @classmethod
     def _is_postgresql(cls, value: SecretStr) -> SecretStr:
-        if not re.match(r"postgres(ql)?://", value.get_secret_value()):
+        try:
+            url = urlsplit(value.get_secret_value())
+            port = url.port
+        except ValueError:
+            port = -1
+        if port == -1:
+            raise ValueError("it cannot be read; write / @ : # in the password as %2F %40 %3A %23")
+        if url.scheme not in {"postgresql", "postgres"}:
             raise ValueError("it does not start with postgresql://")
+        if not url.path.strip("/"):
+            raise ValueError("it names no database")
         return value
 
 

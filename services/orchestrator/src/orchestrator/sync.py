@@ -11,7 +11,7 @@ from uuid import UUID
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import DeploymentMissing, EngineConfused, EngineRefused, OrchestratorError
 from orchestrator.ledger import following
 from orchestrator.ledger.following import Seen
 from orchestrator.ledger.leadership import Leadership
@@ -56,6 +56,7 @@ class Sync:
         self._facts_at = self._swept_at = float("-inf")
         self._known: dict[UUID, tuple[str, Facts]] = {}
         self._next_start: datetime | None = None
+        self._odd: dict[str, str] = {}
 
     async def work(self) -> None:
         """Look, wait, look again; returns only by cancellation."""
@@ -111,21 +112,38 @@ class Sync:
         return leads
 
     async def _learn(self) -> None:
-        """Ask Prefect about every pipeline's deployment; one that fails does not keep the others from being known."""
+        """Ask Prefect about every pipeline's deployment; an odd one does not keep the others from being known."""
         starts = []
         for pipeline, name in self._deployments.items():
-            facts = await self._prefect.deployment(name)
-            if facts is None:
-                await following.note_missing(self._db, pipeline)
-                self._known = {id_: known for id_, known in self._known.items() if known[0] != pipeline}
-                continue
-            next_starts = await self._prefect.next_starts(facts.deployment_id)
-            await following.note_pipeline(self._db, pipeline, facts, next_starts)
-            self._known = {id_: known for id_, known in self._known.items() if known[0] != pipeline}
-            self._known[facts.deployment_id] = (pipeline, facts)
-            starts += next_starts[:1]
+            try:
+                starts += await self._learn_of(pipeline, name)
+            except (DeploymentMissing, EngineConfused, EngineRefused) as exc:
+                self._odd_one(pipeline, exc)
+            else:
+                self._odd.pop(pipeline, None)
         self._next_start = min(starts, default=None)
         self._facts_at = time.monotonic()
+
+    async def _learn_of(self, pipeline: str, name: str) -> list[datetime]:
+        facts = await self._prefect.deployment(name)
+        if facts is None:
+            self._forget(pipeline)
+            await following.note_missing(self._db, pipeline)
+            raise DeploymentMissing(f"Prefect has no deployment {name}; run the registration")
+        next_starts = await self._prefect.next_starts(facts.deployment_id)
+        await following.note_pipeline(self._db, pipeline, facts, next_starts)
+        self._forget(pipeline)
+        self._known[facts.deployment_id] = (pipeline, facts)
+        return next_starts
+
+    def _forget(self, pipeline: str) -> None:
+        self._known = {deployment: known for deployment, known in self._known.items() if known[0] != pipeline}
+
+    def _odd_one(self, pipeline: str, error: OrchestratorError) -> None:
+        self._on_failure()
+        if self._odd.get(pipeline) != str(error):
+            log.warning("pipeline cannot be followed", pipeline=pipeline, reason=str(error))
+        self._odd[pipeline] = str(error)
 
     def _pause(self, *, busy: bool) -> float:
         if busy or not self._led or self._trouble is not None:

@@ -2,7 +2,6 @@
 
 import re
 import time
-from typing import Any
 from uuid import uuid4
 
 import structlog
@@ -11,9 +10,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orchestrator.api import problems
 from orchestrator.errors import BodyTooLarge
+from orchestrator.runs import CORRELATION_ID
 
 BODY_BYTES = 64 * 1024
-CORRELATION_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
 
@@ -37,58 +36,67 @@ class Requests:
         state = scope.setdefault("state", {})
         state["correlation_id"] = correlation_id
         state["traceparent"] = traceparent if trace else None
-        exchange = _Exchange(receive, send, correlation_id)
         asked = {"path": scope["path"], "correlation_id": correlation_id}
+        answer = _Answer(send, correlation_id)
         started = time.monotonic()
-        said: dict[str, Any] = {}
         try:
-            if int(headers.get("content-length") or 0) > BODY_BYTES:
-                raise _TooLong  # noqa: TRY301 -- one answer for both ways of being too long
-            await self._app(scope, exchange.receive, exchange.send)
-        except _TooLong:
-            exchange.closing = True
-            refusal = problems.of(BodyTooLarge(f"the body is over {BODY_BYTES} bytes; send a smaller one"), **asked)
-            await refusal(scope, receive, exchange.send)
+            body = await _read(receive, headers)
+            if body is not None:
+                await self._app(scope, _replay(body, receive), answer.send)
+        except BodyTooLarge as exc:
+            answer.closing = True
+            await problems.of(exc, **asked)(scope, receive, answer.send)
         except Exception:
             log.exception("request failed", **asked)
-            if exchange.status is None:
-                await problems.internal(**asked)(scope, receive, exchange.send)
-            else:
-                said["cut_short"] = True
+            if answer.status is None:
+                await problems.internal(**asked)(scope, receive, answer.send)
         finally:
             write = log.debug if scope["path"] in PROBES else log.info
             write(
                 "request",
                 **asked,
-                **said,
                 method=scope["method"],
-                status=exchange.status,
+                status=answer.status,
                 duration_ms=round((time.monotonic() - started) * 1000, 1),
             )
 
 
-class _TooLong(Exception):  # noqa: N818 -- never leaves this module
-    pass
+async def _read(receive: Receive, headers: Headers) -> bytes | None:
+    """The whole body, None when the caller hung up before its end. Raises BodyTooLarge."""
+    too_large = BodyTooLarge(f"the body is over {BODY_BYTES} bytes; send a smaller one")
+    declared = headers.get("content-length", "")
+    if declared.isascii() and declared.isdigit() and int(declared[:20]) > BODY_BYTES:
+        raise too_large
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        body += message.get("body", b"")
+        if len(body) > BODY_BYTES:
+            raise too_large
+        if not message.get("more_body", False):
+            return bytes(body)
 
 
-class _Exchange:
-    """One request's body, counted, and its response, labelled."""
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """What the application receives: the body at once, then whatever the caller does next."""
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
-    def __init__(self, receive: Receive, send: Send, correlation_id: str) -> None:
-        self._receive = receive
+    async def replayed() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return replayed
+
+
+class _Answer:
+    """One response on its way out: its status is noted, its headers are completed."""
+
+    def __init__(self, send: Send, correlation_id: str) -> None:
         self._send = send
         self._correlation_id = correlation_id
-        self._read = 0
         self.status: int | None = None
         self.closing = False
-
-    async def receive(self) -> Message:
-        message = await self._receive()
-        if message["type"] == "http.request":
-            self._read += len(message.get("body", b""))
-            if self._read > BODY_BYTES:
-                raise _TooLong
-        return message
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -96,7 +104,7 @@ class _Exchange:
             headers = MutableHeaders(scope=message)
             headers["X-Correlation-ID"] = self._correlation_id
             headers["X-Content-Type-Options"] = "nosniff"
-            if self.closing:
+            if self.closing:  # the rest of the body is still on its way and will not be read
                 headers["Connection"] = "close"
         await self._send(message)
 

@@ -78,7 +78,7 @@ async def start(
     if run_id is None:
         facts = await _facts(pipeline, parts)
         day = runs.logical_date(asked.logical_date, zone=facts.timezone)
-        run_id = await acceptance.accept(
+        run_id, is_new = await acceptance.accept(
             parts.db,
             pipeline=pipeline.name,
             logical_date=day,
@@ -87,15 +87,16 @@ async def start(
             traceparent=request.state.traceparent,
             key=key,
         )
-        parts.metrics.accepted(pipeline.name)
-        parts.wake()
-        log.info(
-            "run accepted",
-            run_id=str(run_id),
-            pipeline=pipeline.name,
-            logical_date=day.isoformat(),
-            correlation_id=request.state.correlation_id,
-        )
+        if is_new:
+            parts.metrics.accepted(pipeline.name)
+            parts.wake()
+            log.info(
+                "run accepted",
+                run_id=str(run_id),
+                pipeline=pipeline.name,
+                logical_date=day.isoformat(),
+                correlation_id=request.state.correlation_id,
+            )
     response.headers["Location"] = f"/api/{pipeline.name}/status/{run_id}"
     return Accepted(run_id=run_id)
 

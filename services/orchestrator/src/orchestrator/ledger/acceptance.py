@@ -56,8 +56,8 @@ async def accept(
     correlation_id: str,
     traceparent: str | None,
     key: Key | None,
-) -> UUID:
-    """Commit a new run and return its id; under a key that is already taken, return that run's. Raises KeyReused."""
+) -> tuple[UUID, bool]:
+    """Commit a new run; its id and True, or under a key already taken that run's and False. Raises KeyReused."""
     run_id = uuid4()
     new = (
         upsert(runs)
@@ -95,10 +95,8 @@ async def accept(
                     state_name=State.SCHEDULED,
                 )
             )
-            return run_id
-    if key is None:
-        raise AssertionError("a run without a key cannot conflict")
-    first = await known(db, pipeline, key)
+            return run_id, True
+    first = await known(db, pipeline, key) if key else None
     if first is None:
-        raise AssertionError("the run that holds the key cannot be gone: runs are never deleted")
-    return first
+        raise AssertionError("only a taken key keeps a run out, and runs are never deleted")
+    return first, False

@@ -183,10 +183,6 @@ async def _change(connection: AsyncConnection, row: Any, told: FlowRun) -> Seen 
 async def _adopt(connection: AsyncConnection, told: FlowRun, pipeline: str, facts: Facts) -> Seen | None:
     if told.state is State.SCHEDULED and told.expected_at > datetime.now(UTC):
         return None
-    correlation_id = next(
-        (tag.removeprefix("correlation-id:") for tag in told.tags if tag.startswith("correlation-id:")),
-        told.flow_run_id.hex,
-    )
     new = await connection.execute(
         upsert(runs)
         .values(
@@ -199,7 +195,7 @@ async def _adopt(connection: AsyncConnection, told: FlowRun, pipeline: str, fact
             message=told.message,
             parameters=dict(told.parameters),
             origin=told.origin,
-            correlation_id=correlation_id,
+            correlation_id=told.correlation_id,
             accepted_at=told.expected_at,
             dispatched_at=told.expected_at,
             started_at=told.started_at,
@@ -224,7 +220,7 @@ async def _adopt(connection: AsyncConnection, told: FlowRun, pipeline: str, fact
     return Seen(
         run_id=told.flow_run_id,
         pipeline=pipeline,
-        correlation_id=correlation_id,
+        correlation_id=told.correlation_id,
         before=None,
         state=told.state,
         state_name=told.state_name,

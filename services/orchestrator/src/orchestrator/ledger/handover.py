@@ -106,7 +106,7 @@ async def claim(db: AsyncEngine, known: Collection[str]) -> AsyncIterator[Claim 
             pipelines.c.deployment_id,
         )
         .select_from(runs.outerjoin(pipelines, pipelines.c.pipeline == runs.c.pipeline))
-        .where(waiting, runs.c.pipeline.in_(known), runs.c.next_attempt_at <= func.clock_timestamp(), ~held_up)
+        .where(waiting, runs.c.pipeline.in_(list(known)), runs.c.next_attempt_at <= func.clock_timestamp(), ~held_up)
         .order_by(runs.c.accepted_at, runs.c.run_id)
         .limit(1)
         .with_for_update(of=runs, skip_locked=True)
@@ -127,7 +127,7 @@ async def claim(db: AsyncEngine, known: Collection[str]) -> AsyncIterator[Claim 
 
 async def next_due(db: AsyncEngine, known: Collection[str]) -> datetime | None:
     """When the next waiting run of the `known` pipelines may be tried; None when none waits."""
-    query = select(func.min(runs.c.next_attempt_at)).where(waiting, runs.c.pipeline.in_(known))
+    query = select(func.min(runs.c.next_attempt_at)).where(waiting, runs.c.pipeline.in_(list(known)))
     async with transaction(db) as connection:
         due: datetime | None = (await connection.execute(query)).scalar_one()
     return due

@@ -123,6 +123,13 @@ run_events = Table(
 Index("run_events_of_run", run_events.c.run_id, run_events.c.id)
 Index("run_events_recent", run_events.c.pipeline, run_events.c.id.desc())
 Index(
+    "run_events_by_state",
+    run_events.c.pipeline,
+    run_events.c.state,
+    run_events.c.id.desc(),
+    postgresql_where=run_events.c.kind != "changed",
+)
+Index(
     "run_events_reported",
     run_events.c.pipeline,
     run_events.c.id.desc(),

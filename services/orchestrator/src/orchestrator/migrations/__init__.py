@@ -4,7 +4,6 @@ import asyncio
 import time
 from pathlib import Path
 
-import asyncpg
 from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
@@ -60,7 +59,7 @@ async def wait(db: AsyncEngine, *, seconds: float) -> None:
 
 
 async def upgrade(db: AsyncEngine, *, seconds: float) -> str:
-    """Bring the database to this image's revision and return it; waits up to `seconds` for the database to answer.
+    """Bring the database to this image's revision and return it; waits up to `seconds` for the database and its locks.
 
     Raises SchemaMismatch for a database newer than this image, LedgerUnavailable.
     """
@@ -68,13 +67,13 @@ async def upgrade(db: AsyncEngine, *, seconds: float) -> str:
     while True:
         try:
             async with transaction(db) as connection:
+                # for the lock against other migrations, and for those that a change of a table in use needs
+                await connection.execute(text("SET LOCAL lock_timeout = '5s'"))
                 await connection.execute(text(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"))
                 await connection.run_sync(_upgrade)
         except LedgerUnavailable:
             if time.monotonic() + 1 > deadline:
                 raise
-        except asyncpg.exceptions.QueryCanceledError as exc:
-            raise LedgerUnavailable("another migration holds the lock; try again when it is done") from exc
         else:
             return head()
         await asyncio.sleep(1)

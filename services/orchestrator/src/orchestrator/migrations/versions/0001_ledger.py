@@ -93,6 +93,6 @@ def upgrade() -> None:
     latest = sa.text("id DESC")
     op.create_index("run_events_of_run", "run_events", ["run_id", "id"])
     op.create_index("run_events_recent", "run_events", ["pipeline", latest])
-    op.create_index(
-        "run_events_reported", "run_events", ["pipeline", latest], postgresql_where=sa.text("kind <> 'changed'")
-    )
+    reported = sa.text("kind <> 'changed'")
+    op.create_index("run_events_by_state", "run_events", ["pipeline", "state", latest], postgresql_where=reported)
+    op.create_index("run_events_reported", "run_events", ["pipeline", latest], postgresql_where=reported)

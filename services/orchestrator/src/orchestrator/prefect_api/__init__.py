@@ -3,19 +3,19 @@
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote
 from uuid import UUID
 
 import httpx
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from orchestrator.errors import EngineConfused, EngineRefused, EngineUnavailable, OrchestratorError
+from orchestrator.prefect_api import shapes
 from orchestrator.resilience import CircuitOpen, DeadlineExceeded, Guard, Transient
-from orchestrator.runs import Facts, FlowRun, Origin, Schedule, State
+from orchestrator.runs import Facts, FlowRun
 from orchestrator.settings import Settings
 
-PAGE = 200  # Prefect answers 422 to a larger limit
 TRANSIENT_STATUS = frozenset({408, 429, 500, 502, 503, 504})  # 500: its answer while its database is away
 DENIED_STATUS = frozenset({401, 403})
 
@@ -27,104 +27,6 @@ _OUTCOMES: dict[type[OrchestratorError], str] = {
 
 T = TypeVar("T")
 Observe = Callable[[str, str, float], None]
-
-
-class _State(BaseModel):
-    type: str
-    name: str
-    message: str | None = None
-    timestamp: datetime
-
-
-class _CreatedBy(BaseModel):
-    type: str | None = None
-
-
-class _FlowRun(BaseModel):
-    id: UUID
-    deployment_id: UUID | None = None
-    idempotency_key: str | None = None
-    tags: tuple[str, ...] = ()
-    parameters: dict[str, Any] = Field(default_factory=dict)
-    state: _State
-    expected_start_time: datetime | None = None
-    created: datetime
-    start_time: datetime | None = None
-    end_time: datetime | None = None
-    auto_scheduled: bool = False
-    created_by: _CreatedBy | None = None
-
-    def told(self) -> FlowRun:
-        scheduled = self.auto_scheduled or (self.created_by is not None and self.created_by.type == "SCHEDULE")
-        origin: Origin = "schedule" if scheduled else "prefect"
-        state = State.of(self.state.type)
-        return FlowRun(
-            flow_run_id=self.id,
-            deployment_id=self.deployment_id,
-            idempotency_key=self.idempotency_key,
-            origin=origin,
-            tags=self.tags,
-            parameters=self.parameters,
-            state=state,
-            state_name=self.state.name,
-            message=self.state.message,
-            at=self.state.timestamp,
-            expected_at=self.expected_start_time or self.created,
-            started_at=self.start_time,
-            ended_at=(self.end_time or self.state.timestamp) if state.ended else None,
-        )
-
-
-class _Timing(BaseModel):
-    cron: str | None = None
-    interval: float | None = None
-    rrule: str | None = None
-    timezone: str | None = None
-
-
-class _Schedule(BaseModel):
-    slug: str | None = None
-    active: bool
-    schedule: _Timing
-
-
-class _Deployment(BaseModel):
-    id: UUID
-    paused: bool
-    schedules: list[_Schedule]
-    parameters: dict[str, Any]
-    parameter_openapi_schema: dict[str, Any] | None
-
-    def told(self, name: str) -> Facts:
-        return Facts(
-            deployment=name,
-            deployment_id=self.id,
-            flow=name.split("/", maxsplit=1)[0],
-            parameter_schema=self.parameter_openapi_schema or {},
-            defaults=self.parameters,
-            schedules=tuple(
-                Schedule(
-                    slug=one.slug,
-                    cron=one.schedule.cron,
-                    interval=one.schedule.interval,
-                    rrule=one.schedule.rrule,
-                    timezone=one.schedule.timezone or "UTC",
-                    active=one.active,
-                )
-                for one in self.schedules
-            ),
-            paused=self.paused,
-        )
-
-
-class _Upcoming(BaseModel):
-    expected_start_time: datetime
-
-
-_FLOW_RUN = TypeAdapter(_FlowRun)
-_FLOW_RUNS = TypeAdapter(Annotated[list[_FlowRun], Field(max_length=PAGE)])
-_DEPLOYMENT = TypeAdapter(_Deployment)
-_UPCOMING = TypeAdapter(list[_Upcoming])
 
 
 def client(settings: Settings, *, transport: httpx.AsyncBaseTransport | None = None) -> httpx.AsyncClient:
@@ -170,7 +72,7 @@ class PrefectApi:
     async def deployment(self, name: str) -> Facts | None:
         """The facts about the deployment `flow/deployment`, None when there is none of that name."""
         path = "/deployments/name/" + "/".join(quote(part, safe="") for part in name.split("/", 1))
-        found = await self._find("deployment", path, _DEPLOYMENT)
+        found = await self._find("deployment", path, shapes.DEPLOYMENT)
         return found.told(name) if found else None
 
     async def create_flow_run(
@@ -179,18 +81,18 @@ class PrefectApi:
         """Create the flow run whose idempotency key is `key`, or return the one that already is."""
         body = {"idempotency_key": key, "parameters": dict(parameters), "tags": list(tags)}
         path = f"/deployments/{deployment_id}/create_flow_run"
-        return _read(_FLOW_RUN, await self._ask("create_flow_run", "POST", path, body)).told()
+        return shapes.read(shapes.FLOW_RUN, await self._ask("create_flow_run", "POST", path, body)).told()
 
     async def flow_run(self, flow_run_id: UUID) -> FlowRun | None:
         """One flow run, None when Prefect has none of that id."""
-        found = await self._find("flow_run", f"/flow_runs/{flow_run_id}", _FLOW_RUN)
+        found = await self._find("flow_run", f"/flow_runs/{flow_run_id}", shapes.FLOW_RUN)
         return found.told() if found else None
 
     async def flow_runs(self, ids: Sequence[UUID]) -> list[FlowRun]:
         """Those of the given flow runs that Prefect has."""
         found: list[FlowRun] = []
-        for start in range(0, len(ids), PAGE):
-            page = [str(one) for one in ids[start : start + PAGE]]
+        for start in range(0, len(ids), shapes.PAGE):
+            page = [str(one) for one in ids[start : start + shapes.PAGE]]
             found += await self._filter("flow_runs", {"id": {"any_": page}})
         return found
 
@@ -215,7 +117,7 @@ class PrefectApi:
             "sort": "EXPECTED_START_TIME_ASC",
             "limit": limit,
         }
-        upcoming = _read(_UPCOMING, await self._ask("next_starts", "POST", "/flow_runs/filter", body))
+        upcoming = shapes.read(shapes.UPCOMING, await self._ask("next_starts", "POST", "/flow_runs/filter", body))
         return [one.expected_start_time for one in upcoming]
 
     async def _filter(self, operation: str, criteria: Mapping[str, Any]) -> list[FlowRun]:
@@ -224,17 +126,17 @@ class PrefectApi:
             body = {
                 "flow_runs": criteria,
                 "sort": "EXPECTED_START_TIME_ASC",
-                "limit": PAGE,
+                "limit": shapes.PAGE,
                 "offset": len(found),
             }
-            page = _read(_FLOW_RUNS, await self._ask(operation, "POST", "/flow_runs/filter", body))
+            page = shapes.read(shapes.FLOW_RUNS, await self._ask(operation, "POST", "/flow_runs/filter", body))
             found += [one.told() for one in page]
-            if len(page) < PAGE:
+            if len(page) < shapes.PAGE:
                 return found
 
     async def _find(self, operation: str, path: str, shape: TypeAdapter[T]) -> T | None:
         try:
-            return _read(shape, await self._ask(operation, "GET", path))
+            return shapes.read(shape, await self._ask(operation, "GET", path))
         except EngineRefused as exc:
             if exc.status == httpx.codes.NOT_FOUND:
                 return None
@@ -287,13 +189,15 @@ class PrefectApi:
                     "set ORCHESTRATOR_PREFECT_AUTH_STRING to the server's auth string",
                     retry_after=30,
                 )
-            if answer.is_client_error:
+            if answer.is_client_error and (reason := _reason(answer)) is not None:
                 raise EngineRefused(
-                    f"Prefect refused {method} {path}: HTTP {answer.status_code}: {_reason(answer)}",
-                    status=answer.status_code,
+                    f"Prefect refused {method} {path}: HTTP {answer.status_code}: {reason}", status=answer.status_code
                 )
             if not answer.is_success:
-                raise EngineConfused(f"Prefect answered {method} {path} with HTTP {answer.status_code}")
+                raise EngineConfused(
+                    f"what answers {method} {path} with HTTP {answer.status_code} does not speak like Prefect; "
+                    "check ORCHESTRATOR_PREFECT_API_URL and what is in front of it"
+                )
             return answer
 
         return attempt
@@ -303,25 +207,15 @@ def _of(deployments: Iterable[UUID]) -> dict[str, Any]:
     return {"deployment_id": {"any_": [str(one) for one in deployments]}}
 
 
-def _read(shape: TypeAdapter[T], answer: httpx.Response) -> T:
+def _reason(answer: httpx.Response) -> str | None:
+    """Why Prefect says no, None when the answer is not Prefect's: a proxy's 404 must not end a run."""
     try:
-        return shape.validate_json(answer.content)
-    except ValidationError as exc:
-        first = exc.errors(include_input=False, include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the whole"
-        raise EngineConfused(
-            f"Prefect's answer to {answer.request.url.path} has another shape than expected ({where}: {first['msg']})"
-        ) from exc
-
-
-def _reason(answer: httpx.Response) -> str:
-    try:
-        detail = answer.json()
+        body = answer.json()
     except ValueError:
-        detail = answer.text
-    if isinstance(detail, dict):
-        detail = detail.get("detail") or detail.get("exception_message") or detail
-    return str(detail)[:500]
+        return None
+    if not isinstance(body, dict):
+        return None
+    return str(body.get("detail") or body.get("exception_message") or body)[:500]
 
 
 def _retry_after(answer: httpx.Response) -> float | None:
