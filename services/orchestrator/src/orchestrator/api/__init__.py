@@ -1,0 +1,1 @@
+"""The HTTP API: what callers may ask, and how it is answered. The rules are in `runs`, the memory in `ledger`."""

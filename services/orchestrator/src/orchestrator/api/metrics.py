@@ -1,0 +1,108 @@
+"""What Prometheus is told. Counters grow where things happen; gauges are read from the ledger when asked."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from orchestrator.errors import LedgerUnavailable
+from orchestrator.ledger import reading
+from orchestrator.ledger.following import Seen
+from orchestrator.runs import State
+
+START_BUCKETS = (0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 900, 3600)
+RUN_BUCKETS = (1, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600)
+CALL_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+BREAKER_STATES = ("closed", "half-open", "open")
+
+
+class Metrics:
+    """One application's metrics, in a registry of its own."""
+
+    def __init__(self) -> None:
+        registry = self._registry = CollectorRegistry()
+        self._states = Counter(
+            "orchestrator_run_states", "Runs that came into a state.", ["pipeline", "state"], registry=registry
+        )
+        self._start = Histogram(
+            "orchestrator_accept_to_start_seconds",
+            "From acceptance (for a scheduled run, from when it was due) to its start.",
+            ["pipeline"],
+            buckets=START_BUCKETS,
+            registry=registry,
+        )
+        self._run = Histogram(
+            "orchestrator_run_duration_seconds",
+            "From a run's start to its end.",
+            ["pipeline", "state"],
+            buckets=RUN_BUCKETS,
+            registry=registry,
+        )
+        self._calls = Histogram(
+            "orchestrator_prefect_call_seconds",
+            "Calls to Prefect, waits and retries included.",
+            ["operation", "outcome"],
+            buckets=CALL_BUCKETS,
+            registry=registry,
+        )
+        self._sync_failures = Counter("orchestrator_sync_failures", "Looks at Prefect that failed.", registry=registry)
+        self._unfinished = Gauge(
+            "orchestrator_runs_unfinished", "Runs that are not over.", ["pipeline", "state"], registry=registry
+        )
+        self._oldest = Gauge(
+            "orchestrator_oldest_unfinished_seconds", "Age of the oldest run not over.", ["pipeline"], registry=registry
+        )
+        self._waiting = Gauge(
+            "orchestrator_dispatch_backlog",
+            "Runs accepted but not yet handed to Prefect.",
+            ["pipeline"],
+            registry=registry,
+        )
+        self._breaker = Gauge(
+            "orchestrator_prefect_breaker", "1 for the state the circuit is in.", ["state"], registry=registry
+        )
+        self._database = Gauge(
+            "orchestrator_database_up", "Whether the ledger answered this scrape.", registry=registry
+        )
+
+    def accepted(self, pipeline: str) -> None:
+        """A run was accepted by the API."""
+        self._states.labels(pipeline, State.SCHEDULED).inc()
+
+    def seen(self, change: Seen) -> None:
+        """A change of a run was recorded."""
+        if change.before is None and change.state is not State.SCHEDULED:
+            self._states.labels(change.pipeline, State.SCHEDULED).inc()
+        if change.before is not change.state:
+            self._states.labels(change.pipeline, change.state).inc()
+        if change.first_start and change.started_at is not None:
+            waited = (change.started_at - change.accepted_at).total_seconds()
+            self._start.labels(change.pipeline).observe(max(0.0, waited))
+        if change.ended_at is not None and change.started_at is not None and change.before is not change.state:
+            took = (change.ended_at - change.started_at).total_seconds()
+            self._run.labels(change.pipeline, change.state).observe(max(0.0, took))
+
+    def prefect_call(self, operation: str, outcome: str, seconds: float) -> None:
+        """A call to Prefect ended."""
+        self._calls.labels(operation, outcome).observe(seconds)
+
+    def sync_failed(self) -> None:
+        """A look at Prefect failed."""
+        self._sync_failures.inc()
+
+    async def text(self, db: AsyncEngine, *, pipelines: list[str], breaker: str) -> bytes:
+        """Everything in Prometheus' text format; without the ledger's gauges while the ledger is away."""
+        for state in BREAKER_STATES:
+            self._breaker.labels(state).set(state == breaker)
+        for gauge in (self._unfinished, self._oldest, self._waiting):
+            gauge.clear()
+        try:
+            waiting, unfinished, oldest = await reading.backlog(db)
+        except LedgerUnavailable:
+            self._database.set(0)
+        else:
+            self._database.set(1)
+            for name in pipelines:
+                self._waiting.labels(name).set(waiting.get(name, 0))
+                self._oldest.labels(name).set(oldest.get(name, 0))
+            for (name, state), count in unfinished.items():
+                self._unfinished.labels(name, state).set(count)
+        return generate_latest(self._registry)

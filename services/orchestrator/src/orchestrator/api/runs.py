@@ -1,0 +1,171 @@
+"""The routes about runs: start one, ask about one, list them."""
+
+from http import HTTPStatus
+from typing import Annotated
+from uuid import UUID
+
+import structlog
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.responses import PlainTextResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from orchestrator import runs
+from orchestrator.api import pages, problems
+from orchestrator.api.answers import Accepted, RunPage, RunStatus, StartRequest
+from orchestrator.api.parts import OfPipeline, Parts, WithParts
+from orchestrator.errors import DeploymentMissing, UnknownRun
+from orchestrator.ledger import acceptance, following, reading
+from orchestrator.ledger.acceptance import Key
+from orchestrator.ledger.reading import Wanted
+from orchestrator.runs import Facts, State
+from orchestrator.settings import Pipeline
+
+router = APIRouter(prefix="/api/{pipeline}", tags=["runs"])
+log = structlog.get_logger(__name__)
+
+CSV = {"text/csv": {"schema": {"type": "string"}, "example": "timestamp,flow,state,duration_ms,notes\r\n"}}
+
+Repeatable = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        pattern=r"^[\x21-\x7e]+$",
+        description="The same key with the same body answers with the same run, however often it is sent",
+    ),
+]
+
+
+class Listing(BaseModel):
+    """Which part of a list is asked for."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    limit: int = Field(default=50, ge=1, le=500, description="How many on a page")
+    cursor: str | None = Field(default=None, max_length=200, description="Where the page before said this one starts")
+    state: State | None = Field(default=None, description="Only those in this state")
+    logical_date: str | None = Field(default=None, description="Only those about this day, YYYY-MM-DD")
+
+    def of(self, pipeline: Pipeline) -> Wanted:
+        """The same in the ledger's words. Raises InvalidRequest."""
+        day = runs.parse_day(self.logical_date) if self.logical_date is not None else None
+        return Wanted(pipeline=pipeline.name, state=self.state, logical_date=day, limit=self.limit)
+
+
+Listed = Annotated[Listing, Query()]
+
+
+@router.post(
+    "/start",
+    status_code=HTTPStatus.ACCEPTED,
+    responses=problems.responses(404, 413, 422, 502, 503)
+    | {202: {"headers": {"Location": {"description": "The run's status", "schema": {"type": "string"}}}}},
+)
+async def start(
+    *,
+    request: Request,
+    response: Response,
+    pipeline: OfPipeline,
+    parts: WithParts,
+    body: StartRequest | None = None,
+    idempotency_key: Repeatable = None,
+) -> Accepted:
+    """Accept a run: it is committed when this answers, and handed to Prefect as soon as Prefect takes it."""
+    asked = body or StartRequest()
+    key = Key.of(idempotency_key, asked.model_dump()) if idempotency_key else None
+    run_id = await acceptance.known(parts.db, pipeline.name, key) if key else None
+    if run_id is None:
+        facts = await _facts(pipeline, parts)
+        day = runs.logical_date(asked.logical_date, zone=facts.timezone)
+        run_id, is_new = await acceptance.accept(
+            parts.db,
+            pipeline=pipeline.name,
+            logical_date=day,
+            parameters=runs.parameters(facts, asked.parameters, day),
+            correlation_id=request.state.correlation_id,
+            traceparent=request.state.traceparent,
+            key=key,
+        )
+        if is_new:
+            parts.metrics.accepted(pipeline.name)
+            parts.wake()
+            log.info(
+                "run accepted",
+                run_id=str(run_id),
+                pipeline=pipeline.name,
+                logical_date=day.isoformat(),
+                correlation_id=request.state.correlation_id,
+            )
+    response.headers["Location"] = f"/api/{pipeline.name}/status/{run_id}"
+    return Accepted(run_id=run_id)
+
+
+async def _facts(pipeline: Pipeline, parts: Parts) -> Facts:
+    """The deployment's facts from the ledger, from Prefect where it was never seen or was missing at the last look."""
+    known = (await reading.remembered(parts.db)).get(pipeline.name)
+    if known and known.missing_since is None and known.facts.deployment == pipeline.deployment:
+        return known.facts
+    facts = await parts.prefect.deployment(pipeline.deployment)
+    if facts is None:
+        raise DeploymentMissing(
+            f"Prefect has no deployment {pipeline.deployment}; run the registration (python -m etl.deploy, in the "
+            "cluster the chart's registration Job) and start the run again",
+            retry_after=30,
+        )
+    await following.note_pipeline(parts.db, pipeline.name, facts, ())
+    return facts
+
+
+@router.get("/status/{run_id}", responses=problems.responses(404, 422, 503))
+async def status(run_id: UUID, pipeline: OfPipeline, parts: WithParts) -> RunStatus:
+    """All that is known of one run."""
+    row = await reading.run(parts.db, pipeline.name, run_id)
+    if row is None:
+        raise UnknownRun(f"pipeline {pipeline.name} has no run {run_id}; /api/{pipeline.name}/runs lists those it has")
+    return RunStatus.of(row)
+
+
+@router.get(
+    "/runs",
+    response_model=RunPage,
+    responses=problems.responses(404, 422, 503) | {200: {"content": CSV}},
+)
+async def recent(
+    *, request: Request, response: Response, pipeline: OfPipeline, parts: WithParts, listing: Listed
+) -> RunPage | Response:
+    """Runs, newest first; with `Accept: text/csv` their submissions and outcomes, as runs.csv has them."""
+    response.headers["Vary"] = "Accept"
+    if pages.wants_csv(request.headers.get("accept", "")):
+        return await reports(request=request, pipeline=pipeline, parts=parts, listing=listing)
+    after = pages.run_place(listing.cursor) if listing.cursor else None
+    rows = await reading.recent(parts.db, listing.of(pipeline), after)
+    shown = rows[: listing.limit]
+    more = len(rows) > len(shown)
+    return RunPage(
+        runs=[RunStatus.of(row) for row in shown],
+        next_cursor=pages.cursor(shown[-1].accepted_at.isoformat(), shown[-1].run_id) if more else None,
+    )
+
+
+@router.get(
+    "/runs.csv",
+    response_class=PlainTextResponse,
+    responses=problems.responses(404, 422, 503)
+    | {
+        200: {
+            "content": CSV,
+            "headers": {"Link": {"description": "The next page, as rel=next", "schema": {"type": "string"}}},
+        }
+    },
+)
+async def reports(*, request: Request, pipeline: OfPipeline, parts: WithParts, listing: Listed) -> Response:
+    """A line at each run's submission and one at its end, latest first: timestamp,flow,state,duration_ms,notes."""
+    after = pages.report_place(listing.cursor) if listing.cursor else None
+    rows = await reading.reports(parts.db, listing.of(pipeline), after)
+    shown = rows[: listing.limit]
+    headers = {"Vary": "Accept"}
+    if len(rows) > len(shown):
+        place = pages.cursor(shown[-1].id)
+        headers["Link"] = pages.next_link(request.url.path, request.query_params.multi_items(), place)
+    return Response(pages.csv_text(pipeline.flow, shown), media_type="text/csv", headers=headers)

@@ -1,0 +1,84 @@
+"""The routes about the service itself: pipelines at a glance, liveness, readiness, metrics."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from http import HTTPStatus
+
+from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from orchestrator.api import problems
+from orchestrator.api.answers import Alive, Dependency, PipelineAnswer, Pipelines, Readiness
+from orchestrator.api.parts import WithParts
+from orchestrator.errors import OrchestratorError
+from orchestrator.ledger import reading
+
+router = APIRouter(tags=["service"])
+
+CHECK_SECONDS = 2.0
+
+
+@router.get("/api/pipelines", responses=problems.responses(503))
+async def pipelines(parts: WithParts) -> Pipelines:
+    """Every pipeline with its schedule, next run and last run; from the ledger, so also while Prefect is away."""
+    known = await reading.remembered(parts.db)
+    last = await reading.last_runs(parts.db, list(parts.pipelines))
+    now = datetime.now(UTC)
+    answers = []
+    for name, configured in parts.pipelines.items():
+        told = known.get(name)
+        if told is not None and told.facts.deployment != configured.deployment:
+            told = None  # what is remembered is about the deployment this name stood for before
+        answers.append(
+            PipelineAnswer.of(
+                name,
+                configured.deployment,
+                known=told,
+                last=last.get(name),
+                breaker=parts.prefect.breaker,
+                now=now,
+            )
+        )
+    return Pipelines(pipelines=answers)
+
+
+@router.get("/healthz")
+async def healthz() -> Alive:
+    """Answered by the event loop all other work runs on, and by nothing else."""
+    return Alive()
+
+
+@router.get("/readyz", responses={503: {"model": Readiness, "description": "Runs cannot be accepted now"}})
+async def readyz(response: Response, parts: WithParts) -> Readiness:
+    """Whether runs can be accepted, and what each dependency says."""
+    database, schema, prefect = await asyncio.gather(
+        _checked(lambda: reading.ping(parts.db)), _checked(parts.check_schema), _checked(parts.prefect.ready)
+    )
+    ready = database.ok and schema.ok
+    if not ready:
+        response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
+        response.headers["Retry-After"] = str(problems.RETRY_SECONDS)
+    return Readiness(ready=ready, dependencies={"database": database, "schema": schema, "prefect": prefect})
+
+
+async def _checked(check: Callable[[], Awaitable[None]]) -> Dependency:
+    try:
+        async with asyncio.timeout(CHECK_SECONDS):
+            await check()
+    except OrchestratorError as exc:
+        return Dependency(ok=False, detail=str(exc))
+    except TimeoutError:
+        return Dependency(ok=False, detail=f"no answer within {CHECK_SECONDS:g} s")
+    return Dependency(ok=True)
+
+
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
+async def metrics(parts: WithParts) -> Response:
+    """Metrics in Prometheus' text format."""
+    text = await parts.metrics.text(parts.db, pipelines=list(parts.pipelines), breaker=parts.prefect.breaker)
+    return Response(text, media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,135 @@
+"""The composition root: what the service is made of, opened and closed in one block."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+import httpx
+import pybreaker
+import structlog
+from fastapi import FastAPI
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from orchestrator import migrations, prefect_api
+from orchestrator.api import problems, runs, service
+from orchestrator.api.metrics import Metrics
+from orchestrator.api.parts import Parts
+from orchestrator.api.requests import Requests
+from orchestrator.dispatch import Dispatcher
+from orchestrator.ledger.connection import open_ledger
+from orchestrator.ledger.leadership import Leadership
+from orchestrator.prefect_api import PrefectApi
+from orchestrator.resilience import Guard, Limits
+from orchestrator.settings import Settings
+from orchestrator.sync import Sync
+
+RESTART_SECONDS = 1.0
+
+log = structlog.get_logger(__name__)
+
+
+class _BreakerLog(pybreaker.CircuitBreakerListener):
+    """Every change of the circuit to Prefect, in the log."""
+
+    def state_change(self, cb: Any, old_state: Any, new_state: Any) -> None:
+        log.warning("circuit changed", circuit=cb.name, before=old_state.name, after=new_state.name)
+
+
+def create_app(
+    settings: Settings, *, transport: httpx.AsyncBaseTransport | None = None, limits: Limits | None = None
+) -> FastAPI:
+    """The application. Nothing is opened before its lifespan begins. `transport` replaces the network to Prefect."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        url = settings.database_url.get_secret_value()
+        deployments = {one.name: one.deployment for one in settings.pipelines}
+        metrics = Metrics()
+        handed_over = asyncio.Event()
+        db = open_ledger(url)
+        try:
+            async with prefect_api.client(settings, transport=transport) as client:
+                guard = Guard("prefect", limits=limits or Limits(), listeners=[_BreakerLog()])
+                prefect = PrefectApi(client, guard, observe=metrics.prefect_call)
+                dispatcher = Dispatcher(db=db, prefect=prefect, deployments=deployments, handed_over=handed_over)
+                sync = Sync(
+                    db=db,
+                    prefect=prefect,
+                    leadership=Leadership(url),
+                    deployments=deployments,
+                    poll_seconds=settings.poll_seconds,
+                    handed_over=handed_over,
+                    on_seen=metrics.seen,
+                    on_failure=metrics.sync_failed,
+                )
+                app.state.parts = Parts(
+                    db=db,
+                    prefect=prefect,
+                    pipelines={one.name: one for one in settings.pipelines},
+                    metrics=metrics,
+                    wake=dispatcher.wake,
+                    check_schema=_once_at_head(db),
+                )
+                async with supervised({"dispatch": dispatcher.work, "sync": sync.work}):
+                    yield
+        finally:
+            await db.dispose()
+
+    app = FastAPI(
+        title="Pipelines orchestrator",
+        version=version("orchestrator"),
+        description="Starts runs of pipelines durably and tells what became of them.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.include_router(service.router)
+    app.include_router(runs.router)
+    problems.install(app)
+    app.add_middleware(Requests)
+    described = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = described()
+        document.setdefault("components", {}).setdefault("schemas", {}).update(problems.schemas())
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign] # FastAPI's documented way to extend its document
+    return app
+
+
+@asynccontextmanager
+async def supervised(works: dict[str, Callable[[], Awaitable[None]]]) -> AsyncIterator[None]:
+    """Keep each work going while the block lasts: one that ends is logged and begun again. None dies silently."""
+    tasks = [asyncio.create_task(_kept_going(name, work), name=name) for name, work in works.items()]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _kept_going(name: str, work: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        try:
+            await work()
+            log.error("background work ended by itself", work=name)
+        except Exception:
+            log.exception("background work failed", work=name)
+        await asyncio.sleep(RESTART_SECONDS)
+
+
+def _once_at_head(db: AsyncEngine) -> Callable[[], Awaitable[None]]:
+    """A check of the schema that stays passed: a newer release's migration must not unready the pods it replaces."""
+    passed = False
+
+    async def check() -> None:
+        nonlocal passed
+        if not passed:
+            await migrations.check(db)
+            passed = True
+
+    return check

@@ -1,0 +1,128 @@
+"""Handing accepted runs to Prefect: each once, in the order of acceptance, for as long as it takes."""
+
+import asyncio
+import random
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from orchestrator.errors import EngineConfused, EngineRefused, EngineUnavailable, LedgerUnavailable, OrchestratorError
+from orchestrator.ledger import handover
+from orchestrator.ledger.handover import Claim
+from orchestrator.prefect_api import PrefectApi
+from orchestrator.runs import FlowRun
+
+IDLE_SECONDS = 1.0  # how soon a run is found whose acceptance nobody here was woken by
+BACKOFF_FIRST = 0.5
+BACKOFF_MOST = 15.0
+
+log = structlog.get_logger(__name__)
+
+
+class Dispatcher:
+    """One replica's share of handing over; any number may work on one ledger."""
+
+    def __init__(
+        self, *, db: AsyncEngine, prefect: PrefectApi, deployments: Mapping[str, str], handed_over: asyncio.Event
+    ) -> None:
+        """`deployments`: each pipeline's `flow/deployment`. `handed_over` is set after each success."""
+        self._db = db
+        self._prefect = prefect
+        self._deployments = deployments
+        self._handed_over = handed_over
+        self._accepted = asyncio.Event()
+
+    def wake(self) -> None:
+        """A run was just accepted here."""
+        self._accepted.set()
+
+    async def work(self) -> None:
+        """Hand over whatever is due, then wait for more; returns only by cancellation."""
+        while True:
+            self._accepted.clear()
+            try:
+                while await self.hand_over_one():
+                    pass
+                pause = await self._until_due()
+            except LedgerUnavailable as exc:
+                log.warning("dispatch waits for the database", reason=str(exc))
+                pause = IDLE_SECONDS
+            try:
+                async with asyncio.timeout(pause):
+                    await self._accepted.wait()
+            except TimeoutError:
+                continue
+
+    async def hand_over_one(self) -> bool:
+        """Try the oldest run that is due; False when none is. Raises LedgerUnavailable."""
+        handed_over = False
+        async with handover.claim(self._db, self._deployments) as claim:
+            if claim is None:
+                return False
+            said = log.bind(run_id=str(claim.run_id), pipeline=claim.pipeline, correlation_id=claim.correlation_id)
+            try:
+                flow_run = await self._create(claim)
+            except (EngineUnavailable, EngineConfused) as exc:
+                wait = max(backoff(claim.attempts), exc.retry_after or 0)
+                alone = await self._serves_others()
+                await claim.postponed(str(exc), wait=wait, steps_aside=alone)
+                said.warning("run postponed", reason=str(exc), attempts=claim.attempts + 1, wait_seconds=round(wait, 2))
+            except EngineRefused as exc:
+                await claim.refused(str(exc))
+                said.error("run refused by Prefect", reason=str(exc))
+            else:
+                await claim.handed_over(flow_run)
+                said.info("run handed over", flow_run_id=str(flow_run.flow_run_id))
+                handed_over = True
+        if handed_over:  # committed: the sync can see it now
+            self._handed_over.set()
+        return True
+
+    async def _create(self, claim: Claim) -> FlowRun:
+        deployment_id = claim.deployment_id
+        if deployment_id is None or claim.deployment != self._deployments[claim.pipeline]:
+            deployment_id = None
+        try:
+            if deployment_id is not None:
+                return await self._prefect.create_flow_run(
+                    deployment_id, key=str(claim.run_id), parameters=claim.parameters, tags=_tags(claim)
+                )
+        except EngineRefused as exc:
+            if exc.status != 404:
+                raise
+        # the deployment we knew is gone: it may have been registered anew, under another id
+        facts = await self._prefect.deployment(self._deployments[claim.pipeline])
+        if facts is None:
+            raise EngineRefused(
+                f"Prefect has no deployment {self._deployments[claim.pipeline]}; run the registration "
+                "(python -m etl.deploy) and start the run again",
+                status=404,
+            )
+        return await self._prefect.create_flow_run(
+            facts.deployment_id, key=str(claim.run_id), parameters=claim.parameters, tags=_tags(claim)
+        )
+
+    async def _serves_others(self) -> bool:
+        """Whether Prefect works, so that what failed is this one run's own trouble."""
+        try:
+            await self._prefect.ready()
+        except OrchestratorError:
+            return False
+        return True
+
+    async def _until_due(self) -> float:
+        due = await handover.next_due(self._db, self._deployments)
+        if due is None:
+            return IDLE_SECONDS
+        return min(IDLE_SECONDS, max(0.02, (due - datetime.now(UTC)).total_seconds()))
+
+
+def backoff(attempts: int) -> float:
+    """Seconds before the next attempt after `attempts` earlier ones: exponential, with full jitter."""
+    return random.uniform(0, min(BACKOFF_MOST, BACKOFF_FIRST * 2 ** min(attempts, 16)))  # noqa: S311 -- not a secret
+
+
+def _tags(claim: Claim) -> list[str]:
+    return [f"run-id:{claim.run_id}", f"correlation-id:{claim.correlation_id}"]

@@ -1,0 +1,77 @@
+"""Everything that can go wrong on purpose: one flat tree, one HTTP status each (`orchestrator.api.problems` has it).
+
+OrchestratorError
+  InvalidRequest       the caller sent something that cannot be a run, a date, a page or a parameter
+  KeyReused            an Idempotency-Key came back with another body
+  BodyTooLarge         the request body is longer than this service reads
+  UnknownPipeline      no pipeline of that name is configured
+  UnknownRun           no run with that id in that pipeline
+  DeploymentMissing    a configured pipeline has no deployment in Prefect yet
+  EngineUnavailable    Prefect cannot be reached, or says it cannot serve now
+  EngineRefused        Prefect understood and said no, and will say no again
+  EngineConfused       Prefect answered something this service does not know
+  LedgerUnavailable    the database cannot be reached, or its tables are not there
+  SchemaMismatch       the database's schema and this image do not belong together
+"""
+
+
+# ruff: noqa: N818 -- the names say what is the case; "Error" behind each would say it twice
+
+
+class OrchestratorError(Exception):
+    """Base of the tree. `str(error)` is written for the caller: what is wrong and what to do about it.
+
+    `retry_after` is in seconds and set where waiting helps.
+    """
+
+    def __init__(self, detail: str, *, retry_after: float | None = None) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
+
+
+class InvalidRequest(OrchestratorError):
+    """The caller sent something that cannot be what it should be."""
+
+
+class KeyReused(OrchestratorError):
+    """An Idempotency-Key came back with a body other than its first."""
+
+
+class BodyTooLarge(OrchestratorError):
+    """The request body is longer than this service reads."""
+
+
+class UnknownPipeline(OrchestratorError):
+    """No pipeline of that name is configured."""
+
+
+class UnknownRun(OrchestratorError):
+    """No run with that id in that pipeline."""
+
+
+class DeploymentMissing(OrchestratorError):
+    """A configured pipeline has no deployment in Prefect: it has not been registered."""
+
+
+class EngineUnavailable(OrchestratorError):
+    """Prefect cannot be reached or cannot serve now; the same call may succeed later."""
+
+
+class EngineRefused(OrchestratorError):
+    """Prefect understood the call and said no; the same call will not succeed later. `status` is Prefect's own."""
+
+    def __init__(self, detail: str, *, status: int) -> None:
+        super().__init__(detail)
+        self.status = status
+
+
+class EngineConfused(OrchestratorError):
+    """Prefect answered in a shape or with a state this service does not know."""
+
+
+class LedgerUnavailable(OrchestratorError):
+    """The database cannot be reached, or its tables are not there."""
+
+
+class SchemaMismatch(OrchestratorError):
+    """The database's schema is not the one this image works with."""

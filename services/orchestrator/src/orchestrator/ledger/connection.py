@@ -1,0 +1,83 @@
+"""How the ledger is reached, and which of the database's errors mean that it is not there now."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from orchestrator.errors import LedgerUnavailable
+
+CONNECT_SECONDS = 5
+STATEMENT_SECONDS = 10
+
+# What PostgreSQL says when it is away, starting, stopping, full, or not the database we were promised.
+UNAVAILABLE_CLASSES = frozenset({"08", "28", "3D", "53", "57", "58"})
+LOCKED = "55P03"
+NO_TABLES = frozenset({"42P01", "42703", "3F000"})
+
+
+async def connect(url: str, *, statement_seconds: float | None = STATEMENT_SECONDS) -> Any:
+    """One asyncpg connection by a libpq-style URL, `?host=/socket/dir` and sslmode included.
+
+    A statement that takes longer than `statement_seconds` is given up; None lets it take its time.
+    """
+    return await asyncpg.connect(
+        url,
+        timeout=CONNECT_SECONDS,
+        command_timeout=statement_seconds,
+        # a peer that vanished without a word is noticed in seconds, not hours: its locks are someone else's then
+        server_settings={
+            "application_name": "orchestrator",
+            "tcp_keepalives_idle": "4",
+            "tcp_keepalives_interval": "2",
+            "tcp_keepalives_count": "2",
+            "timezone": "UTC",
+        },
+    )
+
+
+def open_ledger(url: str, *, statement_seconds: float | None = STATEMENT_SECONDS) -> AsyncEngine:
+    """The pool of connections to the ledger; nothing is connected yet. The caller disposes of it."""
+    return create_async_engine(
+        "postgresql+asyncpg://",
+        async_creator=lambda: connect(url, statement_seconds=statement_seconds),
+        pool_size=8,
+        max_overflow=8,
+        pool_timeout=CONNECT_SECONDS,
+        pool_pre_ping=True,
+    )
+
+
+@asynccontextmanager
+async def transaction(db: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """One transaction, committed at the end of the block. Raises LedgerUnavailable when the database is not there."""
+    try:
+        async with db.begin() as connection:
+            yield connection
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, DBAPIError, PoolTimeout) as exc:
+        translated = _translated(exc)
+        if translated is None:
+            raise
+        raise translated from exc
+
+
+def _translated(exc: Exception) -> LedgerUnavailable | None:
+    origin = exc.orig if isinstance(exc, DBAPIError) else exc
+    code = getattr(origin, "sqlstate", None) or ""
+    if code in NO_TABLES:
+        return LedgerUnavailable(
+            "the orchestrator's database has no tables of this version; run `python -m orchestrator migrate`",
+            retry_after=10,
+        )
+    if code == LOCKED:
+        return LedgerUnavailable(
+            "another process holds a lock in the orchestrator's database; try again", retry_after=5
+        )
+    gone = isinstance(exc, DBAPIError) and exc.connection_invalidated
+    if gone or code[:2] in UNAVAILABLE_CLASSES or (not code and not isinstance(exc, DBAPIError)):
+        return LedgerUnavailable("the orchestrator's database cannot be reached now; try again later", retry_after=5)
+    return None

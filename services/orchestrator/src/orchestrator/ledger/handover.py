@@ -1,0 +1,144 @@
+"""Runs waiting to be handed to Prefect: who may take one, and what became of it."""
+
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import exists, func, insert, select, tuple_, update
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from orchestrator.ledger.connection import transaction
+from orchestrator.ledger.tables import pipelines, run_events, runs, waiting
+from orchestrator.runs import FlowRun, State
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A waiting run that nobody else can take until the block of `claim` ends; the outcome commits with it."""
+
+    connection: AsyncConnection
+    run_id: UUID
+    pipeline: str
+    parameters: dict[str, Any]
+    correlation_id: str
+    attempts: int
+    deployment: str | None
+    deployment_id: UUID | None
+
+    async def handed_over(self, flow_run: FlowRun) -> None:
+        """Prefect has it. Its states from here on are the sync's to record."""
+        await self.connection.execute(
+            update(runs)
+            .where(runs.c.run_id == self.run_id)
+            .values(
+                flow_run_id=flow_run.flow_run_id,
+                dispatched_at=func.clock_timestamp(),
+                dispatch_attempts=self.attempts + 1,
+                next_attempt_at=None,
+                last_error=None,
+            )
+        )
+
+    async def postponed(self, error: str, *, wait: float, steps_aside: bool) -> None:
+        """Not now; again in `wait` seconds. `steps_aside`: the trouble is this run's own, so younger ones go on."""
+        await self.connection.execute(
+            update(runs)
+            .where(runs.c.run_id == self.run_id)
+            .values(
+                dispatch_attempts=self.attempts + 1,
+                next_attempt_at=func.clock_timestamp() + timedelta(seconds=wait),
+                last_error=error,
+                steps_aside=steps_aside,
+            )
+        )
+
+    async def refused(self, reason: str) -> None:
+        """Never: the run ends as Failed, and says why."""
+        ended = {"state": State.FAILED, "state_name": State.FAILED, "message": reason}
+        at = (
+            await self.connection.execute(
+                update(runs)
+                .where(runs.c.run_id == self.run_id)
+                .values(
+                    **ended,
+                    ended_at=func.clock_timestamp(),
+                    dispatch_attempts=self.attempts + 1,
+                    next_attempt_at=None,
+                    last_error=reason,
+                )
+                .returning(runs.c.ended_at)
+            )
+        ).scalar_one()
+        await self.connection.execute(
+            insert(run_events).values(
+                **ended, run_id=self.run_id, pipeline=self.pipeline, kind="ended", at=at, duration_ms=0
+            )
+        )
+
+
+@asynccontextmanager
+async def claim(db: AsyncEngine, known: Collection[str]) -> AsyncIterator[Claim | None]:
+    """The oldest run of the `known` pipelines that is due, locked for as long as the block lasts; None when none is.
+
+    A run that waits for its next attempt holds up the younger ones of its pipeline, so that a backlog drains in the
+    order of acceptance, unless it has stepped aside.
+    """
+    older = runs.alias("older")
+    held_up = exists().where(
+        older.c.pipeline == runs.c.pipeline,
+        older.c.dispatched_at.is_(None),
+        older.c.ended_at.is_(None),
+        older.c.steps_aside.is_(False),
+        older.c.next_attempt_at > func.clock_timestamp(),
+        tuple_(older.c.accepted_at, older.c.run_id) < tuple_(runs.c.accepted_at, runs.c.run_id),
+    )
+    query = (
+        select(
+            runs.c.run_id,
+            runs.c.pipeline,
+            runs.c.parameters,
+            runs.c.correlation_id,
+            runs.c.dispatch_attempts,
+            pipelines.c.deployment,
+            pipelines.c.deployment_id,
+        )
+        .select_from(runs.outerjoin(pipelines, pipelines.c.pipeline == runs.c.pipeline))
+        .where(waiting, runs.c.pipeline.in_(list(known)), runs.c.next_attempt_at <= func.clock_timestamp(), ~held_up)
+        .order_by(runs.c.accepted_at, runs.c.run_id)
+        .limit(1)
+        .with_for_update(of=runs, skip_locked=True)
+    )
+    async with transaction(db) as connection:
+        row = (await connection.execute(query)).one_or_none()
+        yield row and Claim(
+            connection=connection,
+            run_id=row.run_id,
+            pipeline=row.pipeline,
+            parameters=row.parameters,
+            correlation_id=row.correlation_id,
+            attempts=row.dispatch_attempts,
+            deployment=row.deployment,
+            deployment_id=row.deployment_id,
+        )
+
+
+async def next_due(db: AsyncEngine, known: Collection[str]) -> datetime | None:
+    """When the next waiting run of the `known` pipelines may be tried; None when none waits."""
+    query = select(func.min(runs.c.next_attempt_at)).where(waiting, runs.c.pipeline.in_(list(known)))
+    async with transaction(db) as connection:
+        due: datetime | None = (await connection.execute(query)).scalar_one()
+    return due
+
+
+async def link(connection: AsyncConnection, run_id: UUID, flow_run_id: UUID) -> bool:
+    """Note that Prefect has the run although nobody could write that down; False while a dispatcher holds the run."""
+    free = select(runs.c.run_id).where(runs.c.run_id == run_id).with_for_update(skip_locked=True)
+    linked = await connection.execute(
+        update(runs)
+        .where(runs.c.run_id == free.scalar_subquery(), waiting, runs.c.flow_run_id.is_(None))
+        .values(flow_run_id=flow_run_id, dispatched_at=func.clock_timestamp(), next_attempt_at=None, last_error=None)
+    )
+    return linked.rowcount == 1

@@ -1,0 +1,149 @@
+"""Reading the ledger: one run, pages of runs and of reports, pipelines at a glance, the counts behind metrics."""
+
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ARRAY, Row, Select, Text, cast, func, lateral, select, true, tuple_
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from orchestrator.ledger.connection import transaction
+from orchestrator.ledger.tables import pipelines, run_events, runs, unfinished, waiting
+from orchestrator.runs import Facts, Schedule, State
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remembered:
+    """What the ledger knows of a pipeline from Prefect's last answer."""
+
+    facts: Facts
+    next_starts: tuple[datetime, ...]
+    seen_at: datetime
+    missing_since: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """Which runs, or reports of runs, a page shows."""
+
+    pipeline: str
+    state: State | None = None
+    logical_date: date | None = None
+    limit: int = 50
+
+
+async def ping(db: AsyncEngine) -> None:
+    """Return when the database answers; raise LedgerUnavailable else."""
+    async with transaction(db) as connection:
+        await connection.execute(select(1))
+
+
+async def run(db: AsyncEngine, pipeline: str, run_id: UUID) -> Row[Any] | None:
+    """One run's row, None where the pipeline has no such run."""
+    query = select(runs).where(runs.c.run_id == run_id, runs.c.pipeline == pipeline)
+    async with transaction(db) as connection:
+        return (await connection.execute(query)).one_or_none()
+
+
+async def recent(db: AsyncEngine, wanted: Wanted, after: tuple[datetime, UUID] | None) -> list[Row[Any]]:
+    """Up to limit + 1 runs, newest first, older than the place `after` names; the extra one says that more follow."""
+    query = _only(select(runs).where(runs.c.pipeline == wanted.pipeline), wanted, runs.c.state)
+    if after is not None:
+        query = query.where(tuple_(runs.c.accepted_at, runs.c.run_id) < after)
+    query = query.order_by(runs.c.accepted_at.desc(), runs.c.run_id.desc()).limit(wanted.limit + 1)
+    async with transaction(db) as connection:
+        return list(await connection.execute(query))
+
+
+async def reports(db: AsyncEngine, wanted: Wanted, after: int | None) -> list[Row[Any]]:
+    """Up to limit + 1 submissions and ends of runs, latest recorded first, recorded before the event `after`."""
+    event = run_events.c
+    query = (
+        select(
+            event.id,
+            event.run_id,
+            event.at,
+            event.kind,
+            event.state,
+            event.state_name,
+            event.message,
+            event.duration_ms,
+            runs.c.logical_date,
+            runs.c.origin,
+        )
+        .join(runs, runs.c.run_id == event.run_id)
+        .where(event.pipeline == wanted.pipeline, event.kind != "changed")
+    )
+    page = _only(query, wanted, event.state)
+    if after is not None:
+        page = page.where(event.id < after)
+    async with transaction(db) as connection:
+        return list(await connection.execute(page.order_by(event.id.desc()).limit(wanted.limit + 1)))
+
+
+def _only(query: Select[Any], wanted: Wanted, state: Any) -> Select[Any]:
+    if wanted.state is not None:
+        query = query.where(state == wanted.state)
+    if wanted.logical_date is not None:
+        query = query.where(runs.c.logical_date == wanted.logical_date)
+    return query
+
+
+async def remembered(db: AsyncEngine) -> dict[str, Remembered]:
+    """What is known of every pipeline, by its name."""
+    async with transaction(db) as connection:
+        rows = list(await connection.execute(select(pipelines)))
+    return {
+        row.pipeline: Remembered(
+            facts=Facts(
+                deployment=row.deployment,
+                deployment_id=row.deployment_id,
+                flow=row.deployment.split("/")[0],
+                parameter_schema=row.parameter_schema,
+                defaults=row.defaults,
+                schedules=tuple(Schedule(**one) for one in row.schedules),
+                paused=row.paused,
+            ),
+            next_starts=tuple(datetime.fromisoformat(one) for one in row.next_starts),
+            seen_at=row.seen_at,
+            missing_since=row.missing_since,
+        )
+        for row in rows
+    }
+
+
+async def last_runs(db: AsyncEngine, names: list[str]) -> dict[str, Row[Any]]:
+    """The latest run of each of these pipelines that has one."""
+    named = func.unnest(cast(names, ARRAY(Text))).table_valued("pipeline").render_derived()
+    latest = lateral(
+        select(runs)
+        .where(runs.c.pipeline == named.c.pipeline)
+        .order_by(runs.c.accepted_at.desc(), runs.c.run_id.desc())
+        .limit(1)
+    )
+    async with transaction(db) as connection:
+        rows = list(await connection.execute(select(latest).select_from(named.join(latest, true()))))
+    return {row.pipeline: row for row in rows}
+
+
+async def backlog(db: AsyncEngine) -> tuple[dict[str, int], dict[tuple[str, str], int], dict[str, float]]:
+    """By pipeline: runs not yet handed over; runs not over (also by state); age in seconds of the oldest of those."""
+    undispatched = select(runs.c.pipeline, func.count()).where(waiting).group_by(runs.c.pipeline)
+    open_runs = (
+        select(
+            runs.c.pipeline,
+            runs.c.state,
+            func.count(),
+            func.extract("epoch", func.clock_timestamp() - func.min(runs.c.accepted_at)),
+        )
+        .where(unfinished)
+        .group_by(runs.c.pipeline, runs.c.state)
+    )
+    async with transaction(db) as connection:
+        by_pipeline = {row[0]: row[1] for row in await connection.execute(undispatched)}
+        rows = list(await connection.execute(open_runs))
+    ages: dict[str, float] = {}
+    for name, _, _, age in rows:
+        ages[name] = max(ages.get(name, 0.0), float(age))
+    return by_pipeline, {(name, state): count for name, state, count, _ in rows}, ages

@@ -1,0 +1,137 @@
+"""The ledger's tables and the index behind each question asked of them.
+
+The migrations say the same in their own words; a test compares the two.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Date,
+    DateTime,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    Uuid,
+    and_,
+    false,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from orchestrator.runs import TERMINAL, State
+
+metadata = MetaData()
+Moment = DateTime(timezone=True)
+
+
+def _listed(values: list[str]) -> str:
+    return ", ".join(f"'{value}'" for value in values)
+
+
+STATES = _listed([str(state) for state in State])
+ENDED = _listed(sorted(str(state) for state in TERMINAL))
+
+# What Prefect last told of each pipeline: enough to accept, to date and to show runs while Prefect is away.
+pipelines = Table(
+    "pipelines",
+    metadata,
+    Column("pipeline", Text, primary_key=True),
+    Column("deployment", Text, nullable=False),
+    Column("deployment_id", Uuid, nullable=False),
+    Column("parameter_schema", JSONB, nullable=False),
+    Column("defaults", JSONB, nullable=False),
+    Column("schedules", JSONB, nullable=False),
+    Column("next_starts", JSONB, nullable=False),
+    Column("paused", Boolean, nullable=False),
+    Column("seen_at", Moment, nullable=False),
+    Column("missing_since", Moment),
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("run_id", Uuid, primary_key=True),
+    Column("pipeline", Text, nullable=False),
+    Column("flow_run_id", Uuid, unique=True),
+    Column("logical_date", Date, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("state_name", Text, nullable=False),
+    Column("message", Text),
+    Column("parameters", JSONB, nullable=False),
+    Column("origin", Text, nullable=False),
+    Column("correlation_id", Text, nullable=False),
+    Column("traceparent", Text),
+    Column("idempotency_key", Text),
+    Column("request_digest", Text),
+    Column("accepted_at", Moment, nullable=False),
+    Column("dispatched_at", Moment),
+    Column("started_at", Moment),
+    Column("ended_at", Moment),
+    Column("dispatch_attempts", Integer, nullable=False, server_default="0"),
+    Column("next_attempt_at", Moment),
+    # whether younger runs may be handed over while this one waits for its next attempt
+    Column("steps_aside", Boolean, nullable=False, server_default=false()),
+    Column("last_error", Text),
+    CheckConstraint(f"state IN ({STATES})", name="runs_state_known"),
+    CheckConstraint("origin IN ('api', 'schedule', 'prefect')", name="runs_origin_known"),
+    CheckConstraint(
+        f"(state IN ({ENDED})) = (ended_at IS NOT NULL)",
+        name="runs_ended_when_over",
+    ),
+)
+
+waiting = and_(runs.c.dispatched_at.is_(None), runs.c.ended_at.is_(None))
+unfinished = runs.c.ended_at.is_(None)
+
+Index("runs_recent", runs.c.pipeline, runs.c.accepted_at.desc(), runs.c.run_id.desc())
+Index("runs_by_state", runs.c.pipeline, runs.c.state, runs.c.accepted_at.desc(), runs.c.run_id.desc())
+Index("runs_by_day", runs.c.pipeline, runs.c.logical_date, runs.c.accepted_at.desc(), runs.c.run_id.desc())
+Index("runs_waiting", runs.c.pipeline, runs.c.accepted_at, runs.c.run_id, postgresql_where=waiting)
+Index("runs_unfinished", runs.c.pipeline, runs.c.accepted_at, postgresql_where=unfinished)
+Index("runs_crashed", runs.c.ended_at, postgresql_where=text("state = 'Crashed'"))
+Index(
+    "runs_by_key",
+    runs.c.pipeline,
+    runs.c.idempotency_key,
+    unique=True,
+    postgresql_where=runs.c.idempotency_key.is_not(None),
+)
+
+# Append-only: every state a run was seen in. `kind` is submitted, changed or ended.
+run_events = Table(
+    "run_events",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("run_id", Uuid, ForeignKey("runs.run_id"), nullable=False),
+    Column("pipeline", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("at", Moment, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("state_name", Text, nullable=False),
+    Column("message", Text),
+    Column("duration_ms", BigInteger),
+    CheckConstraint("kind IN ('submitted', 'changed', 'ended')", name="run_events_kind_known"),
+    CheckConstraint(f"state IN ({STATES})", name="run_events_state_known"),
+)
+
+Index("run_events_of_run", run_events.c.run_id, run_events.c.id)
+Index("run_events_recent", run_events.c.pipeline, run_events.c.id.desc())
+Index(
+    "run_events_by_state",
+    run_events.c.pipeline,
+    run_events.c.state,
+    run_events.c.id.desc(),
+    postgresql_where=run_events.c.kind != "changed",
+)
+Index(
+    "run_events_reported",
+    run_events.c.pipeline,
+    run_events.c.id.desc(),
+    postgresql_where=run_events.c.kind != "changed",
+)

@@ -1,0 +1,121 @@
+"""The environment: every `ORCHESTRATOR_` variable, what it may be, and what to say when it is wrong."""
+
+import json
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+PREFIX = "ORCHESTRATOR_"
+
+HINTS = {
+    "database_url": "the PostgreSQL URL of the orchestrator's own database, postgresql://user:password@host:5432/name",
+    "prefect_api_url": "the Prefect server's API URL, such as http://prefect-server:4200/api",
+    "prefect_auth_string": "the server's basic auth string, user:password (leave it out where the server has none)",
+    "pipelines": 'a JSON list such as [{"name": "etl", "deployment": "daily_job/daily-0900"}]',
+    "host": "the address to listen on, such as 0.0.0.0",
+    "port": "the port to listen on, 1 to 65535",
+    "log_level": "one of debug, info, warning, error",
+    "poll_seconds": "the seconds between two looks at Prefect, 0.1 to 60",
+}
+
+
+class Pipeline(BaseModel):
+    """A short name the API uses for one Prefect deployment."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+    deployment: Annotated[str, Field(pattern=r"^[^/\s][^/]*/[^/]*[^/\s]$")]
+
+    @property
+    def flow(self) -> str:
+        """The flow's name: Prefect names a deployment `flow/deployment`."""
+        return self.deployment.split("/")[0]
+
+
+class DatabaseSettings(BaseSettings):
+    """What `migrate` and `check-schema` need: the database alone."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", env_ignore_empty=True)
+
+    database_url: SecretStr
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_postgresql(cls, value: SecretStr) -> SecretStr:
+        try:
+            url = urlsplit(value.get_secret_value())
+            port = url.port
+        except ValueError:
+            port = -1
+        if port == -1:
+            raise ValueError("it cannot be read; write / @ : # in the password as %2F %40 %3A %23")
+        if url.scheme not in {"postgresql", "postgres"}:
+            raise ValueError("it does not start with postgresql://")
+        if not url.path.strip("/"):
+            raise ValueError("it names no database")
+        return value
+
+
+class Settings(DatabaseSettings):
+    """What `serve` needs. Frozen; built once, in `orchestrator.__main__`."""
+
+    prefect_api_url: str
+    prefect_auth_string: SecretStr | None = None
+    pipelines: Annotated[tuple[Pipeline, ...], NoDecode, Field(min_length=1)]
+    host: str = "0.0.0.0"  # noqa: S104 -- in a pod, the network policy and the Service decide who gets here
+    port: Annotated[int, Field(ge=1, le=65535)] = 8080
+    poll_seconds: Annotated[float, Field(ge=0.1, le=60)] = 2.0
+
+    @field_validator("prefect_api_url")
+    @classmethod
+    def _is_http(cls, value: str) -> str:
+        url = urlsplit(value)
+        if url.scheme not in {"http", "https"} or not url.hostname:
+            raise ValueError("it is not an http:// or https:// URL")
+        if url.username or url.password:
+            raise ValueError(f"it carries credentials; put them into {PREFIX}PREFECT_AUTH_STRING")
+        return value.rstrip("/")
+
+    @field_validator("prefect_auth_string")
+    @classmethod
+    def _is_a_pair(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and ":" not in value.get_secret_value():
+            raise ValueError("it has no colon between user and password")
+        return value
+
+    @field_validator("pipelines", mode="before")
+    @classmethod
+    def _is_json(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            try:
+                return json.loads(value)
+            except ValueError as exc:
+                raise ValueError("it is not JSON") from exc
+        return value
+
+    @field_validator("pipelines")
+    @classmethod
+    def _are_distinct(cls, value: tuple[Pipeline, ...]) -> tuple[Pipeline, ...]:
+        if len({one.name for one in value}) < len(value):
+            raise ValueError("two pipelines have one name")
+        if len({one.deployment for one in value}) < len(value):
+            raise ValueError("two pipelines have one deployment: nobody could say whose its scheduled runs are")
+        return value
+
+
+def complaints(error: ValidationError) -> list[str]:
+    """One line for each variable that is missing or wrong: what to put there, and never what is there."""
+    lines: dict[str, str] = {}
+    for problem in error.errors(include_input=False, include_context=False, include_url=False):
+        field = str(problem["loc"][0])
+        within = "".join(f"[{part!r}]" for part in problem["loc"][1:])
+        if problem["type"] == "missing" and not within:
+            what = "is missing"
+        else:
+            what = f"is wrong{' at ' + within if within else ''}: {problem['msg'].removeprefix('Value error, ')}"
+        lines.setdefault(field, f"{PREFIX}{field.upper()} {what}; set it to {HINTS[field]}")
+    return list(lines.values())

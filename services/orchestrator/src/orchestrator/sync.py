@@ -1,0 +1,181 @@
+"""Following Prefect: the leader asks what became of runs, adopts runs that others made, and refreshes what is known
+of each pipeline.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from orchestrator.errors import DeploymentMissing, EngineConfused, EngineRefused, OrchestratorError
+from orchestrator.ledger import following
+from orchestrator.ledger.following import Seen
+from orchestrator.ledger.leadership import Leadership
+from orchestrator.prefect_api import PrefectApi
+from orchestrator.runs import Facts
+
+FACTS_SECONDS = 15.0
+SWEEP_SECONDS = 300.0
+SWEEP_BACK = timedelta(hours=24)
+GLANCE_BACK = timedelta(minutes=10)
+IDLE_FACTOR = 4
+
+log = structlog.get_logger(__name__)
+
+
+class Sync:
+    """One replica's readiness to follow Prefect; only the one that holds the lock does."""
+
+    def __init__(
+        self,
+        *,
+        db: AsyncEngine,
+        prefect: PrefectApi,
+        leadership: Leadership,
+        deployments: Mapping[str, str],
+        poll_seconds: float,
+        handed_over: asyncio.Event,
+        on_seen: Callable[[Seen], None],
+        on_failure: Callable[[], None],
+    ) -> None:
+        """`handed_over` ends a wait early; `on_seen` is told of every recorded change, `on_failure` of failed looks."""
+        self._db = db
+        self._prefect = prefect
+        self._leadership = leadership
+        self._deployments = deployments
+        self._poll_seconds = poll_seconds
+        self._handed_over = handed_over
+        self._on_seen = on_seen
+        self._on_failure = on_failure
+        self._led = False
+        self._trouble: str | None = None
+        self._facts_at = self._swept_at = float("-inf")
+        self._known: dict[UUID, tuple[str, Facts]] = {}
+        self._next_start: datetime | None = None
+        self._odd: dict[str, str] = {}
+
+    async def work(self) -> None:
+        """Look, wait, look again; returns only by cancellation."""
+        try:
+            while True:
+                self._handed_over.clear()
+                busy = False
+                try:
+                    if await self._leads():
+                        busy = await self.look()
+                    self._settled()
+                except OrchestratorError as exc:
+                    self._failed(exc)
+                try:
+                    async with asyncio.timeout(self._pause(busy=busy)):
+                        await self._handed_over.wait()
+                except TimeoutError:
+                    continue
+        finally:
+            await self._leadership.release()
+
+    async def look(self) -> bool:
+        """One look at Prefect, written down; whether some run is not over yet. Raises OrchestratorError."""
+        if time.monotonic() - self._facts_at >= FACTS_SECONDS:
+            await self._learn()
+        sweep = time.monotonic() - self._swept_at >= SWEEP_SECONDS
+        told = []
+        if self._known:
+            since = datetime.now(UTC) - (SWEEP_BACK if sweep else GLANCE_BACK)
+            told = await self._prefect.due(self._known, since=since)
+            told += await self._prefect.active(self._known)
+        met = {one.flow_run_id: one for one in told}
+        rest = [one for one in await following.to_follow(self._db) if one not in met]
+        met |= {one.flow_run_id: one for one in await self._prefect.flow_runs(rest)}
+        seen = await following.record(self._db, list(met.values()), self._known)
+        for lost in set(rest) - set(met):
+            # a page may have shifted while it was read: only Prefect's answer about this very run counts
+            if await self._prefect.flow_run(lost) is None:
+                gone = await following.lose(self._db, lost)
+                seen += [gone] if gone else []
+        for change in seen:
+            self._tell(change)
+        if sweep:
+            self._swept_at = time.monotonic()
+        return any(not one.state.ended for one in met.values())
+
+    async def _leads(self) -> bool:
+        leads = await self._leadership.held()
+        if leads != self._led:
+            self._led = leads
+            log.info("leading: this replica follows Prefect" if leads else "not leading any more")
+            self._facts_at = self._swept_at = float("-inf")
+        return leads
+
+    async def _learn(self) -> None:
+        """Ask Prefect about every pipeline's deployment; an odd one does not keep the others from being known."""
+        starts = []
+        for pipeline, name in self._deployments.items():
+            try:
+                starts += await self._learn_of(pipeline, name)
+            except (DeploymentMissing, EngineConfused, EngineRefused) as exc:
+                self._odd_one(pipeline, exc)
+            else:
+                self._odd.pop(pipeline, None)
+        self._next_start = min(starts, default=None)
+        self._facts_at = time.monotonic()
+
+    async def _learn_of(self, pipeline: str, name: str) -> list[datetime]:
+        facts = await self._prefect.deployment(name)
+        if facts is None:
+            self._forget(pipeline)
+            await following.note_missing(self._db, pipeline)
+            raise DeploymentMissing(f"Prefect has no deployment {name}; run the registration")
+        next_starts = await self._prefect.next_starts(facts.deployment_id)
+        await following.note_pipeline(self._db, pipeline, facts, next_starts)
+        self._forget(pipeline)
+        self._known[facts.deployment_id] = (pipeline, facts)
+        return next_starts
+
+    def _forget(self, pipeline: str) -> None:
+        self._known = {deployment: known for deployment, known in self._known.items() if known[0] != pipeline}
+
+    def _odd_one(self, pipeline: str, error: OrchestratorError) -> None:
+        self._on_failure()
+        if self._odd.get(pipeline) != str(error):
+            log.warning("pipeline cannot be followed", pipeline=pipeline, reason=str(error))
+        self._odd[pipeline] = str(error)
+
+    def _pause(self, *, busy: bool) -> float:
+        if busy or not self._led or self._trouble is not None:
+            return self._poll_seconds
+        idle = self._poll_seconds * IDLE_FACTOR
+        if self._next_start is None:
+            return idle
+        # be there when the schedule's next run becomes due
+        until = (self._next_start - datetime.now(UTC)).total_seconds()
+        return min(idle, until) if until > self._poll_seconds else self._poll_seconds
+
+    def _tell(self, change: Seen) -> None:
+        log.info(
+            "run adopted" if change.before is None else "run changed",
+            run_id=str(change.run_id),
+            pipeline=change.pipeline,
+            correlation_id=change.correlation_id,
+            state=str(change.state),
+            state_name=change.state_name,
+            message=change.message,
+        )
+        self._on_seen(change)
+
+    def _failed(self, error: OrchestratorError) -> None:
+        """Count every failure, log it once: until it is another or it is over."""
+        self._on_failure()
+        kind = type(error).__name__
+        if kind != self._trouble:
+            log.warning("cannot follow Prefect", kind=kind, reason=str(error))
+        self._trouble = kind
+
+    def _settled(self) -> None:
+        if self._trouble is not None:
+            log.info("following Prefect again", after=self._trouble)
+        self._trouble = None
