@@ -1,4 +1,4 @@
-"""The whole loop on a cluster: start by the API, a Job of the ETL image, rows in the warehouse; schedule, retries, failure."""
+"""The whole loop on a cluster: the API, a Job of the ETL image, rows in the warehouse; schedule, retries, failure."""
 
 import csv
 import importlib.util
@@ -163,7 +163,7 @@ def test_finished_flow_pods_go_with_their_jobs(kubectl: Kubectl) -> None:
 
 @pytest.fixture
 def soon(release: Release, tmp_path: Path) -> datetime:
-    """A second pipeline on the same flow, whose cron is due in about two minutes; the release is upgraded to have it."""
+    """A second pipeline on the same flow, due by its cron in about two minutes; the release is upgraded to have it."""
     due = (datetime.now(UTC) + timedelta(seconds=110)).replace(second=0, microsecond=0) + timedelta(minutes=1)
     madrid = due.astimezone(ZoneInfo("Europe/Madrid"))
     daily = {"slug": "daily-0900", "cron": "0 9 * * *", "timezone": "Europe/Madrid"}

@@ -15,9 +15,6 @@ OrchestratorError
 """
 
 
-# ruff: noqa: N818 -- the names say what is the case; "Error" behind each would say it twice
-
-
 class OrchestratorError(Exception):
     """Base of the tree. `str(error)` is written for the caller: what is wrong and what to do about it.
 

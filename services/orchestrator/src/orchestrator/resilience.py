@@ -21,7 +21,7 @@ Clock = Callable[[], float]
 BreakerState = Literal["closed", "open", "half-open"]
 
 
-class Transient(Exception):  # noqa: N818 -- reads as what it is, in `raise Transient(...)` and in `retry on Transient`
+class Transient(Exception):
     """The other side failed in a way that passes: the only error that is retried and counted by the breaker.
 
     `retry_after`: seconds the other side asked us to wait. `repeatable`: whether this attempt may be sent again.
@@ -33,7 +33,7 @@ class Transient(Exception):  # noqa: N818 -- reads as what it is, in `raise Tran
         self.repeatable = repeatable
 
 
-class CircuitOpen(Exception):  # noqa: N818 -- a state, not a mistake
+class CircuitOpen(Exception):
     """The circuit is open: nothing was sent. `retry_after` is in seconds."""
 
     def __init__(self, retry_after: float) -> None:
@@ -41,7 +41,7 @@ class CircuitOpen(Exception):  # noqa: N818 -- a state, not a mistake
         self.retry_after = retry_after
 
 
-class DeadlineExceeded(Exception):  # noqa: N818 -- the usual name for it
+class DeadlineExceeded(Exception):
     """The whole call, its waits included, took longer than it may."""
 
 
