@@ -68,7 +68,7 @@ tolerations:
   value: "1"
 {{- end -}}
 
-{{/* Waits for the chart's own PostgreSQL, so that nothing restarts on the way up. */}}
+{{/* Waits for the chart's own PostgreSQL, so that nothing restarts on the way up. The role is named because libpq cannot ask for uid 1000's. */}}
 {{- define "pipelines.waitForPostgresql" -}}
 {{- if .Values.postgresql.enabled -}}
 - name: wait-for-postgresql
@@ -79,7 +79,7 @@ tolerations:
     - -ec
     - |
       tries=0
-      until pg_isready --quiet --host {{ include "pipelines.name" (list . "postgresql") }} --timeout 2; do
+      until pg_isready --quiet --host {{ include "pipelines.name" (list . "postgresql") }} --username postgres --timeout 2; do
         tries=$((tries + 1))
         [ $tries -lt 600 ] || { echo "PostgreSQL did not answer within 5 minutes" >&2; exit 1; }
         sleep 0.5
