@@ -1,7 +1,9 @@
 """Faults as they are set, counted and chosen; those a client sees as an ordinary answer."""
 
 import asyncio
+import shlex
 import time
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -174,6 +176,19 @@ async def test_a_body_that_is_not_json_is_refused(
     answer = await faulty.put("/faults", content=body, headers={"Content-Type": content_type})
     assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
     assert (await faulty.get("/faults")).json() == {"faults": []}
+
+
+async def test_the_examples_of_the_readme_work(faulty: httpx.AsyncClient) -> None:
+    """What people copy is accepted."""
+    readme = Path(__file__).parents[3] / "services" / "source" / "README.md"
+    lines = [
+        shlex.split(line, comments=True) for line in readme.read_text().splitlines() if line.startswith("curl -X PUT")
+    ]
+    bodies = [words[words.index("--json") + 1] for words in lines]
+    assert len(bodies) >= 4
+    for body in bodies:
+        answer = await faulty.put("/faults", content=body, headers={"Content-Type": "application/json"})
+        assert answer.status_code == 200, body
 
 
 async def test_a_server_that_cannot_hang_up_says_so(faulty: httpx.AsyncClient) -> None:
