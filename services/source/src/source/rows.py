@@ -51,7 +51,7 @@ class Weather(Row):
     dewp: float | None = Field(description="dew point in °F", examples=[26.06])
     humid: float | None = Field(description="relative humidity in percent", examples=[59.37])
     wind_dir: int | None = Field(description="wind direction in degrees", examples=[270])
-    wind_speed: float | None = Field(description="wind speed in miles per hour", examples=[10.35702])
+    wind_speed: float | None = Field(description="wind speed in miles per hour", examples=[10.357019999999999])
     wind_gust: float | None = Field(description="gusts in miles per hour; null without gusts", examples=[None])
     precip: float = Field(description="precipitation in inches", examples=[0.0])
     pressure: float | None = Field(description="sea level pressure in millibars", examples=[1012.0])
