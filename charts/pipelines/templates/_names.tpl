@@ -21,10 +21,15 @@ app.kubernetes.io/instance: {{ (index . 0).Release.Name | trunc 63 | trimSuffix 
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end -}}
 
-{{/* What selects every pod of the release. */}}
+{{/* What selects every pod of the release. Not app.kubernetes.io/name: the worker sets that of a flow pod to its deployment's. */}}
 {{- define "pipelines.releaseLabels" -}}
-app.kubernetes.io/name: {{ .Chart.Name }}
 app.kubernetes.io/instance: {{ .Release.Name | trunc 63 | trimSuffix "-" }}
+{{- end -}}
+
+{{/* What selects a part's pods in a NetworkPolicy, flow pods included. */}}
+{{- define "pipelines.partLabels" -}}
+{{ include "pipelines.releaseLabels" (index . 0) }}
+app.kubernetes.io/component: {{ index . 1 }}
 {{- end -}}
 
 {{- define "pipelines.labels" -}}

@@ -6,7 +6,7 @@
 {{- range rest . }}
 - podSelector:
     matchLabels:
-      {{- include "pipelines.selectorLabels" (list $root .) | nindent 6 }}
+      {{- include "pipelines.partLabels" (list $root .) | nindent 6 }}
 {{- end }}
 {{- end -}}
 
@@ -40,5 +40,5 @@ metadata:
 spec:
   podSelector:
     matchLabels:
-      {{- include "pipelines.selectorLabels" . | nindent 6 }}
+      {{- include "pipelines.partLabels" . | nindent 6 }}
 {{- end -}}
