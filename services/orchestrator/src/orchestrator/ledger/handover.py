@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import func, insert, or_, select, tuple_, update
+from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from orchestrator.ledger.connection import transaction
@@ -90,7 +91,7 @@ async def claim(db: AsyncEngine, known: Collection[str]) -> AsyncIterator[Claim 
     # of each pipeline, the oldest run that holds up the younger ones
     holding = (
         select(runs.c.pipeline, runs.c.accepted_at, runs.c.run_id)
-        .distinct(runs.c.pipeline)
+        .ext(distinct_on(runs.c.pipeline))
         .where(waiting, runs.c.steps_aside.is_(False), runs.c.next_attempt_at > now)
         .order_by(runs.c.pipeline, runs.c.accepted_at, runs.c.run_id)
         .cte("holding")
@@ -142,6 +143,16 @@ async def next_due(db: AsyncEngine, known: Collection[str]) -> datetime | None:
     async with transaction(db) as connection:
         due: datetime | None = (await connection.execute(query)).scalar_one()
     return due
+
+
+async def hurry(db: AsyncEngine) -> None:
+    """Let the runs that wait for Prefect to come back be tried now: it has."""
+    async with transaction(db) as connection:
+        await connection.execute(
+            update(runs)
+            .where(waiting, runs.c.steps_aside.is_(False), runs.c.next_attempt_at > func.clock_timestamp())
+            .values(next_attempt_at=func.clock_timestamp())
+        )
 
 
 async def link(connection: AsyncConnection, run_id: UUID, flow_run_id: UUID) -> bool:
