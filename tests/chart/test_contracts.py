@@ -138,8 +138,8 @@ def test_names_are_short_enough(release: str) -> None:
     """63 characters for every name, label and the pod names made from them, however long the release's name is."""
     for o in render(SCENARIOS["kind"], release=release):
         name = o["metadata"]["name"]
-        # What a Job and a Deployment append for their pods.
-        assert len(name) <= 63 - {"Job": 6, "Deployment": 17}.get(o["kind"], 0), name
+        # What the controllers append in labels of their pods.
+        assert len(name) <= 63 - {"Job": 6, "StatefulSet": 11}.get(o["kind"], 0), name
         assert all(len(str(value)) <= 63 for value in o["metadata"].get("labels", {}).values())
 
 
