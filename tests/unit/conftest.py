@@ -63,8 +63,13 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
         yield handle
 
 
+@pytest.fixture
 def free_port() -> int:
     """A TCP port that nothing listens on now."""
+    return _free_port()
+
+
+def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -74,7 +79,7 @@ def free_port() -> int:
 def prefect_server(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The API URL of the session's Prefect server, which keeps its data in the session's PostgreSQL."""
     home = tmp_path_factory.mktemp("prefect")
-    port = free_port()
+    port = _free_port()
     api = f"http://127.0.0.1:{port}/api"
     database = postgres.create_database().replace("postgresql://", "postgresql+asyncpg://")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")} | {

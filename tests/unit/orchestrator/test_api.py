@@ -14,7 +14,7 @@ import pytest
 from orchestrator import errors
 from orchestrator.api import problems
 from orchestrator.app import create_app
-from orchestrator.ledger.tables import run_events, runs
+from orchestrator.ledger.tables import pipelines, run_events, runs
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -439,8 +439,6 @@ async def test_next_run_is_the_first_still_to_come(serve: Serve, db: AsyncEngine
         told = datetime.fromisoformat(pipeline["next_run"])
         assert told == tomorrow
         assert told.utcoffset() in {timedelta(hours=1), timedelta(hours=2)}, "told in Madrid's time"
-        from orchestrator.ledger.tables import pipelines  # noqa: PLC0415 -- the API's list of that name is meant above
-
         async with db.begin() as connection:
             await connection.execute(update(pipelines).values(paused=True))
         (one,) = (await client.get("/api/pipelines")).json()["pipelines"]

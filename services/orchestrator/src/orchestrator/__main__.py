@@ -4,9 +4,10 @@ import argparse
 import asyncio
 import logging
 import signal
+import socket
 import sys
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import structlog
 import uvicorn
@@ -20,9 +21,9 @@ from orchestrator.settings import DatabaseSettings, Settings, complaints
 
 WRONG_SETTINGS = 2
 DRAIN_SECONDS = 20
+BACKLOG = 2048
 
 log = structlog.get_logger("orchestrator")
-AnySettings = TypeVar("AnySettings", bound=DatabaseSettings)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,40 +39,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check.add_argument("--wait", type=float, default=0.0, metavar="SECONDS", help="how long to wait for it")
     asked = parser.parse_args(arguments)
     try:
-        if asked.command == "serve":
-            return serve(Settings())
-        return asyncio.run(tend_schema(DatabaseSettings(), command=asked.command, seconds=asked.wait))
+        settings = Settings() if asked.command == "serve" else DatabaseSettings()
     except ValidationError as exc:
         for line in complaints(exc):
             print(line, file=sys.stderr)  # noqa: T201 -- for a person, before there is a log
         return WRONG_SETTINGS
+    log_as_json(settings.log_level)
+    if isinstance(settings, Settings):
+        return serve(settings)
+    return asyncio.run(tend_schema(settings, command=asked.command, seconds=asked.wait))
 
 
 def serve(settings: Settings) -> int:
     """Answer the HTTP API until SIGTERM or SIGINT, then finish what is being answered."""
-    log_as_json(settings.log_level)
     # uvicorn raises the signal again once it has shut down in order: that is a success, not a death by signal
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: sys.exit(0))
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        listener = socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)
+    except OSError as exc:
+        log.error(  # noqa: TRY400 -- the reason says it all
+            "cannot listen", host=settings.host, port=settings.port, reason=f"{exc}; choose another ORCHESTRATOR_PORT"
+        )
+        return 1
     log.info("serving", host=settings.host, port=settings.port, pipelines=[one.name for one in settings.pipelines])
     server = uvicorn.Server(
         uvicorn.Config(
             create_app(settings),
-            host=settings.host,
-            port=settings.port,
             log_config=None,
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=DRAIN_SECONDS,
         )
     )
-    server.run()
+    server.run(sockets=[listener])
     return 0 if server.started else 1
 
 
 async def tend_schema(settings: DatabaseSettings, *, command: str, seconds: float) -> int:
-    """Migrate the database or wait until it is migrated."""
-    log_as_json(settings.log_level)
+    """Migrate the database, or wait until it is migrated; the exit code."""
     db = open_ledger(settings.database_url.get_secret_value(), statement_seconds=None)
     try:
         if command == "migrate":

@@ -1,0 +1,220 @@
+"""The service about itself: alive, ready, counted, and its pipelines at a glance."""
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+from orchestrator import migrations
+from orchestrator.app import supervised
+from orchestrator.ledger.connection import open_ledger
+from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from .conftest import Postgres, Serve, eventually
+from .wire import PrefectWire, refused
+
+
+async def test_alive_says_so_whatever_is_down(serve: Serve) -> None:
+    """Liveness asks nobody: a restart would not bring a database back."""
+    wire = PrefectWire()
+    wire.fault = refused
+    async with serve(wire, database_url="postgresql://nobody@127.0.0.1:1/none") as client:
+        answer = await client.get("/healthz")
+        assert (answer.status_code, answer.json()) == (200, {"status": "alive"})
+
+
+async def test_ready_names_each_dependency(serve: Serve) -> None:
+    """All is well; then Prefect goes, which is named but does not keep runs from being accepted."""
+    wire = PrefectWire()
+    async with serve(wire) as client:
+        answer = await client.get("/readyz")
+        assert answer.status_code == 200
+        well = {"ok": True, "detail": None}
+        assert answer.json() == {"ready": True, "dependencies": {"database": well, "schema": well, "prefect": well}}
+        wire.fault = refused
+        answer = await client.get("/readyz")
+        told = answer.json()
+        assert (answer.status_code, told["ready"], told["dependencies"]["prefect"]["ok"]) == (200, True, False)
+        assert "Prefect" in told["dependencies"]["prefect"]["detail"]
+
+
+async def test_not_ready_without_a_database(serve: Serve) -> None:
+    """503, and which dependency it is."""
+    async with serve(PrefectWire(), database_url="postgresql://nobody@127.0.0.1:1/none") as client:
+        answer = await client.get("/readyz")
+        told = answer.json()
+        assert (answer.status_code, told["ready"]) == (503, False)
+        assert answer.headers["retry-after"]
+        assert {name: one["ok"] for name, one in told["dependencies"].items()} == {
+            "database": False,
+            "schema": False,
+            "prefect": True,
+        }
+
+
+async def test_not_ready_before_the_migration_ready_after_it(serve: Serve, postgres: Postgres) -> None:
+    """An empty database is named with the command that fills it; no restart is needed then."""
+    url = postgres.create_database()
+    async with serve(PrefectWire(), database_url=url) as client:
+        told = (await client.get("/readyz")).json()
+        assert told["dependencies"]["database"]["ok"]
+        assert "orchestrator migrate" in told["dependencies"]["schema"]["detail"]
+        refusal = await client.post("/api/etl/start")
+        assert refusal.status_code == 503
+        assert "orchestrator migrate" in refusal.json()["detail"]
+        db = open_ledger(url)
+        await migrations.upgrade(db, seconds=5)
+        await db.dispose()
+        assert (await client.get("/readyz")).status_code == 200
+
+
+async def test_a_newer_schema_does_not_unready_a_running_pod(serve: Serve, db: AsyncEngine) -> None:
+    """The next release migrates while this one still serves; a pod that starts after it refuses, naming both."""
+    async with serve(PrefectWire()) as client:
+        assert (await client.get("/readyz")).status_code == 200
+        async with db.begin() as connection:
+            await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        assert (await client.get("/readyz")).status_code == 200
+    async with serve(PrefectWire()) as late:
+        answer = await late.get("/readyz")
+        assert answer.status_code == 503
+        detail = answer.json()["dependencies"]["schema"]["detail"]
+        assert "9999" in detail
+        assert "0001" in detail
+
+
+async def test_pipelines_answer_while_prefect_is_down(serve: Serve) -> None:
+    """What was learned stays: schedule, last run, and when Prefect last told."""
+    wire = PrefectWire()
+    async with serve(wire) as client:
+        before = (await client.get("/api/pipelines")).json()["pipelines"]
+        assert before[0]["name"] == "etl"
+        run_id = (await client.post("/api/etl/start", json={"logical_date": "2026-03-01"})).json()["run_id"]
+        wire.fault = refused
+        (one,) = (await client.get("/api/pipelines")).json()["pipelines"]
+        assert one["schedules"] == [
+            {
+                "slug": "daily-0900",
+                "cron": "0 9 * * *",
+                "interval_seconds": None,
+                "rrule": None,
+                "timezone": "Europe/Madrid",
+                "active": True,
+            }
+        ]
+        assert (one["deployment"], one["registered"], one["paused"]) == ("daily_job/daily-0900", True, False)
+        assert (one["last_run"]["run_id"], one["last_run"]["logical_date"]) == (run_id, "2026-03-01")
+        assert one["seen_at"]
+
+        async def opened() -> Any:
+            (one,) = (await client.get("/api/pipelines")).json()["pipelines"]
+            return one["breaker"] != "closed"
+
+        await eventually(opened, within=10, what="the circuit is open")
+
+
+async def test_a_pipeline_never_seen_is_listed_without_facts(serve: Serve) -> None:
+    """Configured, and nothing more is known."""
+    wire = PrefectWire()
+    wire.fault = refused
+    async with serve(wire) as client:
+        (one,) = (await client.get("/api/pipelines")).json()["pipelines"]
+        unknown = ("registered", "paused", "next_run", "last_run", "seen_at")
+        assert {one[name] for name in unknown} == {None}
+        assert one["schedules"] == []
+
+
+async def test_a_deployment_that_goes_missing_is_shown(serve: Serve, db: AsyncEngine) -> None:
+    """Its facts are kept; a start asks Prefect again before it says no."""
+    wire = PrefectWire()
+    async with serve(wire) as client:
+        await client.post("/api/etl/start")
+    wire.deployment = None
+    async with serve(wire) as client:
+
+        async def missing() -> Any:
+            (one,) = (await client.get("/api/pipelines")).json()["pipelines"]
+            return one["registered"] is False
+
+        await eventually(missing, within=5, what="the deployment is known to be missing")
+        assert (await client.post("/api/etl/start")).json()["type"].endswith("deployment-missing")
+
+
+async def samples(client: httpx.AsyncClient) -> dict[tuple[str, ...], float]:
+    answer = await client.get("/metrics")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/plain")
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+    }
+
+
+async def test_metrics_count_what_happened(serve: Serve) -> None:
+    """States, times, backlog, calls and the circuit."""
+    wire = PrefectWire()
+    async with serve(wire) as client:
+        where = (await client.post("/api/etl/start")).headers["location"]
+
+        async def flow_run() -> Any:
+            return (await client.get(where)).json()["flow_run_id"]
+
+        flow_run_id = await eventually(flow_run, within=5, what="a flow run")
+        wire.move(flow_run_id, "RUNNING")
+
+        async def is_running() -> Any:
+            return (await client.get(where)).json()["state"] == "Running"
+
+        await eventually(is_running, within=5, what="the run is running")
+        now = await samples(client)
+        assert now[("orchestrator_runs_unfinished", "etl", "Running")] == 1
+        assert now[("orchestrator_oldest_unfinished_seconds", "etl")] >= 0
+        wire.move(flow_run_id, "COMPLETED")
+
+        async def is_completed() -> Any:
+            return (await client.get(where)).json()["state"] == "Completed"
+
+        await eventually(is_completed, within=5, what="the run is completed")
+        now = await samples(client)
+        for state in ("Scheduled", "Running", "Completed"):
+            assert now[("orchestrator_run_states_total", "etl", state)] == 1
+        assert now[("orchestrator_accept_to_start_seconds_count", "etl")] == 1
+        assert now[("orchestrator_run_duration_seconds_count", "etl", "Completed")] == 1
+        assert now[("orchestrator_dispatch_backlog", "etl")] == 0
+        assert now[("orchestrator_oldest_unfinished_seconds", "etl")] == 0
+        assert now[("orchestrator_prefect_call_seconds_count", "create_flow_run", "ok")] == 1
+        assert now[("orchestrator_prefect_breaker", "closed")] == 1
+        assert now[("orchestrator_prefect_breaker", "open")] == 0
+        assert now[("orchestrator_database_up",)] == 1
+        assert ("orchestrator_runs_unfinished", "etl", "Running") not in now
+
+
+async def test_metrics_answer_without_a_database(serve: Serve) -> None:
+    """A scrape tells that the database is away; it does not fail because of it."""
+    async with serve(PrefectWire(), database_url="postgresql://nobody@127.0.0.1:1/none") as client:
+        assert (await samples(client))[("orchestrator_database_up",)] == 0
+
+
+async def test_background_work_that_dies_is_begun_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However it ends, it is begun again; the end of the block ends it."""
+    monkeypatch.setattr("orchestrator.app.RESTART_SECONDS", 0.01)
+    begun = 0
+
+    async def dying() -> None:
+        nonlocal begun
+        begun += 1
+        if begun == 1:
+            raise RuntimeError("a mistake of ours")
+        if begun > 2:
+            await asyncio.Event().wait()
+
+    async with supervised({"dying": dying}):
+
+        async def third() -> bool:
+            return begun == 3
+
+        await eventually(third, within=5, what="the work is begun a third time")
+    assert begun == 3
