@@ -11,6 +11,9 @@
 {{- if and (not $v.source.enabled) (not $v.flowRuns.sourceUrl) -}}
 {{- fail "flowRuns.sourceUrl: the flows have nothing to fetch from. Set it to your upstream API's URL, or set source.enabled=true for the bundled source." -}}
 {{- end -}}
+{{- if and $v.networkPolicy.enabled $v.flowRuns.sourceUrl (not $v.flowRuns.egress) -}}
+{{- fail (printf "flowRuns.egress: the NetworkPolicy keeps flow pods from flowRuns.sourceUrl (%s). Allow it by an egress rule, such as [{to: [{ipBlock: {cidr: 10.1.2.0/24}}], ports: [{port: 443}]}], or set networkPolicy.enabled=false." $v.flowRuns.sourceUrl) -}}
+{{- end -}}
 {{- if not (regexMatch "^[a-z]" (include "pipelines.fullname" .)) -}}
 {{- fail (printf "fullnameOverride: the release name %s starts with a digit, and a Service's name may not. Set fullnameOverride to a name that starts with a letter." .Release.Name) -}}
 {{- end -}}
