@@ -8,6 +8,9 @@
 {{- if and $v.postgresql.enabled $v.database.existingSecret -}}
 {{- fail "database.existingSecret: an external database is named while postgresql.enabled is true, and only one can be used. Set postgresql.enabled=false, or leave database.existingSecret empty." -}}
 {{- end -}}
+{{- if and $v.postgresql.existingSecret (not $v.postgresql.enabled) -}}
+{{- fail "postgresql.existingSecret: it belongs to the chart's own PostgreSQL, and postgresql.enabled is false. Name the Secret of an external database in database.existingSecret." -}}
+{{- end -}}
 {{- if and (not $v.source.enabled) (not $v.flowRuns.sourceUrl) -}}
 {{- fail "flowRuns.sourceUrl: the flows have nothing to fetch from. Set it to your upstream API's URL, or set source.enabled=true for the bundled source." -}}
 {{- end -}}

@@ -58,7 +58,11 @@ helm.sh/chart: {{ printf "%s-%s" (index . 0).Chart.Name ((index . 0).Chart.Versi
 {{- end -}}
 
 {{- define "pipelines.databaseSecret" -}}
-{{- .Values.database.existingSecret | default (include "pipelines.name" (list . "postgresql")) -}}
+{{- if .Values.postgresql.enabled -}}
+{{- .Values.postgresql.existingSecret | default (include "pipelines.name" (list . "postgresql")) -}}
+{{- else -}}
+{{- .Values.database.existingSecret -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "pipelines.flowRunServiceAccount" -}}

@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 import httpx
 import pytest
+import structlog
 from fastapi import FastAPI
 from orchestrator import migrations
 from orchestrator.app import create_app
@@ -63,6 +64,18 @@ async def answering(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 Serve = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def plain_log() -> None:
+    """Events as plain lines, so that what a failed test shows can be read."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.format_exc_info,
+            structlog.processors.KeyValueRenderer(key_order=["level", "event"]),
+        ]
+    )
+
+
 @pytest.fixture(scope="session")
 async def ledger_template(postgres: Postgres) -> str:
     """A migrated, empty ledger to copy."""
@@ -94,6 +107,8 @@ def serve(database_url: str) -> Serve:
     def served(
         transport: httpx.AsyncBaseTransport | None = None, *, limits: Limits | None = None, **more: Any
     ) -> AbstractAsyncContextManager[httpx.AsyncClient]:
-        return answering(create_app(settings(database_url, **more), transport=transport, limits=limits))
+        return answering(
+            create_app(settings(**({"database_url": database_url} | more)), transport=transport, limits=limits)
+        )
 
     return served

@@ -11,6 +11,9 @@ from etl.errors import SourceRefused, SourceUnavailable
 
 ARROW_STREAM = "application/vnd.apache.arrow.stream"
 
+# A source that is there accepts a connection at once; one that is not shall not use up the task's time.
+_CONNECT_SECONDS = 5.0
+
 # Answers that a later try may not repeat; every other 4xx is about the request itself.
 _TRANSIENT_STATUS = frozenset({408, 425, 429})
 
@@ -27,7 +30,7 @@ def open_client(base_url: str, *, timeout_seconds: float, correlation_id: str) -
     """A client for the source; every request carries the run's correlation id."""
     return httpx.AsyncClient(
         base_url=base_url,
-        timeout=timeout_seconds,
+        timeout=httpx.Timeout(timeout_seconds, connect=min(timeout_seconds, _CONNECT_SECONDS)),
         headers={"Accept": ARROW_STREAM, "X-Correlation-ID": correlation_id},
     )
 

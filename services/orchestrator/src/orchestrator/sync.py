@@ -12,7 +12,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator.errors import DeploymentMissing, EngineConfused, EngineRefused, OrchestratorError
-from orchestrator.ledger import following
+from orchestrator.ledger import following, handover
 from orchestrator.ledger.following import Seen
 from orchestrator.ledger.leadership import Leadership
 from orchestrator.prefect_api import PrefectApi
@@ -67,7 +67,7 @@ class Sync:
                 try:
                     if await self._leads():
                         busy = await self.look()
-                    self._settled()
+                        await self._settled()
                 except OrchestratorError as exc:
                     self._failed(exc)
                 try:
@@ -175,7 +175,8 @@ class Sync:
             log.warning("cannot follow Prefect", kind=kind, reason=str(error))
         self._trouble = kind
 
-    def _settled(self) -> None:
+    async def _settled(self) -> None:
         if self._trouble is not None:
+            await handover.hurry(self._db)
             log.info("following Prefect again", after=self._trouble)
         self._trouble = None

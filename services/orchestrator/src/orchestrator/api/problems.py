@@ -171,7 +171,7 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, HTTPException)  # noqa: S101 -- registered for this class only
         phrase = HTTPStatus(error.status_code).phrase
         path = request.url.path
-        allowed = (error.headers or {}).get("allow")
+        allowed = (error.headers or {}).get("Allow")
         detail = {
             404: f"there is nothing at {path}; /openapi.json lists what there is",
             405: f"{path} does not take {request.method}; it takes {allowed}",

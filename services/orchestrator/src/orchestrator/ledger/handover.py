@@ -7,7 +7,8 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import exists, func, insert, select, tuple_, update
+from sqlalchemy import func, insert, or_, select, tuple_, update
+from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from orchestrator.ledger.connection import transaction
@@ -86,15 +87,17 @@ async def claim(db: AsyncEngine, known: Collection[str]) -> AsyncIterator[Claim 
     A run that waits for its next attempt holds up the younger ones of its pipeline, so that a backlog drains in the
     order of acceptance, unless it has stepped aside.
     """
-    older = runs.alias("older")
-    held_up = exists().where(
-        older.c.pipeline == runs.c.pipeline,
-        older.c.dispatched_at.is_(None),
-        older.c.ended_at.is_(None),
-        older.c.steps_aside.is_(False),
-        older.c.next_attempt_at > func.clock_timestamp(),
-        tuple_(older.c.accepted_at, older.c.run_id) < tuple_(runs.c.accepted_at, runs.c.run_id),
+    now = func.clock_timestamp()
+    # of each pipeline, the oldest run that holds up the younger ones
+    holding = (
+        select(runs.c.pipeline, runs.c.accepted_at, runs.c.run_id)
+        .ext(distinct_on(runs.c.pipeline))
+        .where(waiting, runs.c.steps_aside.is_(False), runs.c.next_attempt_at > now)
+        .order_by(runs.c.pipeline, runs.c.accepted_at, runs.c.run_id)
+        .cte("holding")
+        .prefix_with("MATERIALIZED", dialect="postgresql")
     )
+    in_front = tuple_(runs.c.accepted_at, runs.c.run_id) < tuple_(holding.c.accepted_at, holding.c.run_id)
     query = (
         select(
             runs.c.run_id,
@@ -105,8 +108,17 @@ async def claim(db: AsyncEngine, known: Collection[str]) -> AsyncIterator[Claim 
             pipelines.c.deployment,
             pipelines.c.deployment_id,
         )
-        .select_from(runs.outerjoin(pipelines, pipelines.c.pipeline == runs.c.pipeline))
-        .where(waiting, runs.c.pipeline.in_(list(known)), runs.c.next_attempt_at <= func.clock_timestamp(), ~held_up)
+        .select_from(
+            runs.outerjoin(pipelines, pipelines.c.pipeline == runs.c.pipeline).outerjoin(
+                holding, holding.c.pipeline == runs.c.pipeline
+            )
+        )
+        .where(
+            waiting,
+            runs.c.pipeline.in_(list(known)),
+            runs.c.next_attempt_at <= now,
+            or_(holding.c.run_id.is_(None), in_front),
+        )
         .order_by(runs.c.accepted_at, runs.c.run_id)
         .limit(1)
         .with_for_update(of=runs, skip_locked=True)
@@ -131,6 +143,16 @@ async def next_due(db: AsyncEngine, known: Collection[str]) -> datetime | None:
     async with transaction(db) as connection:
         due: datetime | None = (await connection.execute(query)).scalar_one()
     return due
+
+
+async def hurry(db: AsyncEngine) -> None:
+    """Let the runs that wait for Prefect to come back be tried now: it has."""
+    async with transaction(db) as connection:
+        await connection.execute(
+            update(runs)
+            .where(waiting, runs.c.steps_aside.is_(False), runs.c.next_attempt_at > func.clock_timestamp())
+            .values(next_attempt_at=func.clock_timestamp())
+        )
 
 
 async def link(connection: AsyncConnection, run_id: UUID, flow_run_id: UUID) -> bool:
