@@ -61,7 +61,7 @@ def test_services_keep_names_and_ports() -> None:
 
 
 def test_labels_of_a_release_do_not_reach_pods() -> None:
-    """A common label, or a new chart version's, must not restart PostgreSQL or roll every pod, nor change a Job in place."""
+    """A common label, or a new chart version's, restarts no pod and changes no Job in place."""
     plain = render(SCENARIOS["kind"])
     labelled = render({**SCENARIOS["kind"], "commonLabels": {"team": "data"}})
 
