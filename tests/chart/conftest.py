@@ -16,7 +16,8 @@ KIND = ROOT / "k8s" / "kind" / "values.yaml"
 
 Manifest = dict[str, Any]
 
-SOURCE = {"flowRuns": {"sourceUrl": "https://flights.example.com"}}
+EGRESS = [{"to": [{"ipBlock": {"cidr": "10.1.2.0/24"}}], "ports": [{"port": 443}]}]
+SOURCE = {"flowRuns": {"sourceUrl": "https://flights.example.com", "egress": EGRESS}}
 EXTERNAL = {"postgresql": {"enabled": False}, "database": {"existingSecret": "our-database"}}
 
 # Every shape in which people install it, by name.
@@ -37,7 +38,7 @@ SCENARIOS: dict[str, Manifest] = {
             "env": {"ETL_MAX_REJECTED_RATIO": "0.1"},
             "nodeSelector": {"pool": "batch"},
             "tolerations": [{"key": "batch", "operator": "Exists"}],
-            "egress": [{"to": [{"ipBlock": {"cidr": "10.1.2.0/24"}}], "ports": [{"port": 443}]}],
+            "egress": EGRESS,
         },
         "orchestrator": {"replicas": 3, "allowFrom": [{"podSelector": {"matchLabels": {"app": "web"}}}]},
     },
@@ -75,9 +76,9 @@ def render(values: Manifest, *, release: str = "pipelines") -> list[Manifest]:
     return _rendered(json.dumps(values, sort_keys=True), release)
 
 
-def refusal(values: Manifest) -> str:
+def refusal(values: Manifest, *, release: str = "pipelines") -> str:
     """Why helm refuses these values."""
-    done = run_helm(values)
+    done = run_helm(values, release=release)
     assert done.returncode != 0, "helm accepted the values"
     return done.stderr
 

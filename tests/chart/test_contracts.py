@@ -150,8 +150,10 @@ def test_a_job_is_named_by_what_it_does() -> None:
         return {o["metadata"]["name"] for o in render(values) if o["kind"] == "Job"}
 
     assert jobs(SOURCE) == jobs({**SOURCE, "worker": {"querySeconds": 2}})
-    other_source = jobs({"flowRuns": {"sourceUrl": "https://other.example.com"}})
+    other_source = jobs({"flowRuns": {**SOURCE["flowRuns"], "sourceUrl": "https://other.example.com"}})
     assert len(jobs(SOURCE) & other_source) == 1
+    other_pipelines = jobs({**SOURCE, "pipelines": [{**VALUES["pipelines"][0], "name": "daily"}]})
+    assert jobs(SOURCE) == other_pipelines
     assert not jobs(SOURCE) & jobs({**SOURCE, "images": {"tag": "9.9.9"}})
 
 

@@ -62,7 +62,7 @@ def test_rights_are_namespaced_and_few(objects: list[Manifest]) -> None:
     rights = {(resource, verb) for rule in role["rules"] for resource in rule["resources"] for verb in rule["verbs"]}
     assert rights == {
         *{("jobs", verb) for verb in ("create", "delete", "get", "list", "watch")},
-        *{("pods", verb) for verb in ("get", "list", "watch")},
+        *{("pods", verb) for verb in ("list", "watch")},
         ("pods/log", "get"),
     }
 

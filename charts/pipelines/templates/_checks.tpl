@@ -14,6 +14,12 @@
 {{- if and (not $v.source.enabled) (not $v.flowRuns.sourceUrl) -}}
 {{- fail "flowRuns.sourceUrl: the flows have nothing to fetch from. Set it to your upstream API's URL, or set source.enabled=true for the bundled source." -}}
 {{- end -}}
+{{- if and $v.networkPolicy.enabled $v.flowRuns.sourceUrl (not $v.flowRuns.egress) -}}
+{{- fail (printf "flowRuns.egress: the NetworkPolicy keeps flow pods from flowRuns.sourceUrl (%s). Allow it by an egress rule, such as [{to: [{ipBlock: {cidr: 10.1.2.0/24}}], ports: [{port: 443}]}], or set networkPolicy.enabled=false." $v.flowRuns.sourceUrl) -}}
+{{- end -}}
+{{- if not (regexMatch "^[a-z]" (include "pipelines.fullname" .)) -}}
+{{- fail (printf "fullnameOverride: the release name %s starts with a digit, and a Service's name may not. Set fullnameOverride to a name that starts with a letter." .Release.Name) -}}
+{{- end -}}
 {{- range $kind, $values := dict "pipelines[].name" (list "name") "pipelines[].flow and .deployment" (list "flow" "deployment") -}}
 {{- $seen := dict -}}
 {{- range $pipeline := $v.pipelines -}}
@@ -26,7 +32,15 @@
 {{- end -}}
 {{- end -}}
 {{- range $pipeline := $v.pipelines -}}
-{{- if not (hasSuffix (printf ".%s" $pipeline.flow) $pipeline.entrypoint) -}}
+{{- $slugs := list -}}
+{{- range $schedule := $pipeline.schedules -}}
+{{- if has $schedule.slug $slugs -}}
+{{- fail (printf "pipelines[].schedules[].slug: %s stands twice in the pipeline %s, and a schedule is known by its slug. Give each its own." $schedule.slug $pipeline.name) -}}
+{{- end -}}
+{{- $slugs = append $slugs $schedule.slug -}}
+{{- end -}}
+{{- /* Prefect itself names a flow without a name of its own by its function, with dashes. */ -}}
+{{- if not (hasSuffix (printf ".%s" ($pipeline.flow | replace "-" "_")) $pipeline.entrypoint) -}}
 {{- fail (printf "pipelines[].flow: %s does not match the entrypoint %s. Name the flow as its function is named." $pipeline.flow $pipeline.entrypoint) -}}
 {{- end -}}
 {{- end -}}

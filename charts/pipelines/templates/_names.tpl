@@ -1,7 +1,7 @@
 {{/* Names and labels. Every name is at most 63 characters long; a longer prefix is cut and keeps a hash of itself. */}}
 
 {{- define "pipelines.fullname" -}}
-{{- $name := .Values.fullnameOverride | default (ternary .Release.Name (printf "%s-%s" .Release.Name .Chart.Name) (contains .Chart.Name .Release.Name)) -}}
+{{- $name := .Values.fullnameOverride | default (ternary .Release.Name (printf "%s-%s" .Release.Name .Chart.Name) (contains .Chart.Name .Release.Name)) | replace "." "-" -}}
 {{- if gt (len $name) 36 -}}
 {{- printf "%s-%s" ($name | trunc 27 | trimSuffix "-") ($name | sha256sum | trunc 8) -}}
 {{- else -}}
@@ -63,6 +63,10 @@ helm.sh/chart: {{ printf "%s-%s" (index . 0).Chart.Name ((index . 0).Chart.Versi
 {{- else -}}
 {{- .Values.database.existingSecret -}}
 {{- end -}}
+{{- end -}}
+
+{{- define "pipelines.flowRunServiceAccount" -}}
+{{- .Values.flowRuns.serviceAccount.name | default (include "pipelines.name" (list . "flow-run")) -}}
 {{- end -}}
 
 {{- define "pipelines.authSecret" -}}

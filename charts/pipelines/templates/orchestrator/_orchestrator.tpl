@@ -1,18 +1,7 @@
-{{/* What the orchestrator's pods have in common: the service itself, its schema gate and the migration. */}}
+{{/* What the orchestrator's containers have in common: the service itself, its schema gate and the migration. */}}
 {{- define "pipelines.orchestratorContainer" -}}
 image: {{ include "pipelines.image" (list . "orchestrator") }}
 imagePullPolicy: {{ .Values.images.pullPolicy }}
-env:
-  {{- include "pipelines.secretEnv" (list "ORCHESTRATOR_DATABASE_URL" (include "pipelines.databaseSecret" .) .Values.database.keys.orchestrator) | nindent 2 }}
-  {{- include "pipelines.secretEnv" (list "ORCHESTRATOR_PREFECT_AUTH_STRING" (include "pipelines.authSecret" .) .Values.prefectServer.auth.key) | nindent 2 }}
-  - name: ORCHESTRATOR_PREFECT_API_URL
-    value: {{ include "pipelines.prefectApiUrl" . }}
-  - name: ORCHESTRATOR_PIPELINES
-    value: {{ include "pipelines.offered" . | quote }}
-  - name: ORCHESTRATOR_POLL_SECONDS
-    value: {{ .Values.orchestrator.pollSeconds | quote }}
-  - name: ORCHESTRATOR_LOG_LEVEL
-    value: {{ .Values.orchestrator.logLevel }}
 securityContext:
   {{- set (include "pipelines.containerSecurity" . | fromYaml) "readOnlyRootFilesystem" .Values.orchestrator.readOnlyRootFilesystem | toYaml | nindent 2 }}
 resources:
@@ -20,6 +9,24 @@ resources:
 volumeMounts:
   - name: tmp
     mountPath: /tmp
+{{- end -}}
+
+{{/* All that the migration and the schema gate are told: their Job is not made anew when only the service's settings change. */}}
+{{- define "pipelines.orchestratorDatabaseEnv" -}}
+{{ include "pipelines.secretEnv" (list "ORCHESTRATOR_DATABASE_URL" (include "pipelines.databaseSecret" .) .Values.database.keys.orchestrator) }}
+- name: ORCHESTRATOR_LOG_LEVEL
+  value: {{ .Values.orchestrator.logLevel }}
+{{- end -}}
+
+{{- define "pipelines.orchestratorEnv" -}}
+{{ include "pipelines.orchestratorDatabaseEnv" . }}
+{{ include "pipelines.secretEnv" (list "ORCHESTRATOR_PREFECT_AUTH_STRING" (include "pipelines.authSecret" .) .Values.prefectServer.auth.key) }}
+- name: ORCHESTRATOR_PREFECT_API_URL
+  value: {{ include "pipelines.prefectApiUrl" . }}
+- name: ORCHESTRATOR_PIPELINES
+  value: {{ include "pipelines.offered" . | quote }}
+- name: ORCHESTRATOR_POLL_SECONDS
+  value: {{ .Values.orchestrator.pollSeconds | quote }}
 {{- end -}}
 
 {{/* The pipelines as the orchestrator offers them: JSON. */}}
@@ -46,6 +53,8 @@ spec:
   containers:
     - name: migrate
       command: [python, -m, orchestrator, migrate]
+      env:
+        {{- include "pipelines.orchestratorDatabaseEnv" . | nindent 8 }}
       {{- include "pipelines.orchestratorContainer" . | nindent 6 }}
   volumes:
     - name: tmp

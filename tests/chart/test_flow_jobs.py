@@ -1,0 +1,105 @@
+"""The Job of a flow run as Prefect's own worker makes it from the registered template: still restricted, still ours."""
+
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import FlowRun
+from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration
+
+from .conftest import SCENARIOS, Manifest, registration, render
+
+
+async def job(objects: list[Manifest], **job_variables: Any) -> Manifest:
+    """The manifest that the worker posts for a run with these job variables."""
+    configuration = await KubernetesWorkerJobConfiguration.from_template_and_values(
+        base_job_template=registration(objects)["workPool"]["baseJobTemplate"],
+        values=job_variables,
+        client=PrefectClient("http://unused.invalid/api"),
+    )
+    configuration.prepare_for_flow_run(FlowRun(flow_id=uuid4(), name="brave-otter"))
+    manifest: Manifest = configuration.job_manifest
+    return manifest
+
+
+def environment(manifest: Manifest) -> dict[str, Any]:
+    """The container's variables; each name once."""
+    [container] = manifest["spec"]["template"]["spec"]["containers"]
+    names = [variable["name"] for variable in container["env"]]
+    assert len(names) == len(set(names))
+    return {variable["name"]: variable.get("value", variable.get("valueFrom")) for variable in container["env"]}
+
+
+async def test_a_job_is_whole(objects: list[Manifest]) -> None:
+    """Every placeholder is filled, with the types that Kubernetes takes, and the command is ours."""
+    manifest = await job(objects)
+    assert "{{" not in str(manifest)
+    assert manifest["metadata"]["namespace"] == "data"
+    assert manifest["metadata"]["generateName"].startswith("brave-otter-")
+    assert manifest["spec"]["backoffLimit"] == 0
+    assert manifest["spec"]["ttlSecondsAfterFinished"] == 3600
+    [container] = manifest["spec"]["template"]["spec"]["containers"]
+    assert container["args"] == ["python", "-m", "etl.start"]
+    assert container["resources"] == {
+        "requests": {"cpu": "250m", "memory": "384Mi"},
+        "limits": {"memory": "1Gi"},
+    }
+
+
+async def test_a_job_stays_restricted_whatever_a_run_asks_for(objects: list[Manifest]) -> None:
+    """Job variables reach what Prefect offers, and nothing of the security context."""
+    plain = (await job(objects))["spec"]["template"]["spec"]
+    asked = await job(
+        objects,
+        image="registry.example.com/flows:1",
+        memory_request="2Gi",
+        memory_limit="2Gi",
+        finished_job_ttl=60,
+        command="python -m flows.run",
+        labels={"team": "data"},
+        service_account_name="loader",
+    )
+    pod = asked["spec"]["template"]["spec"]
+    [container], [plain_container] = pod["containers"], plain["containers"]
+    assert container["image"] == "registry.example.com/flows:1"
+    assert container["args"] == ["python", "-m", "flows.run"]
+    assert container["resources"]["requests"] == {"cpu": "250m", "memory": "2Gi"}
+    assert asked["spec"]["ttlSecondsAfterFinished"] == 60
+    assert pod["serviceAccountName"] == "loader"
+    assert asked["spec"]["template"]["metadata"]["labels"]["team"] == "data"
+    for key in ("securityContext", "automountServiceAccountToken", "enableServiceLinks", "volumes"):
+        assert pod[key] == plain[key]
+    for key in ("securityContext", "volumeMounts"):
+        assert container[key] == plain_container[key]
+
+
+async def test_a_run_overrides_variables_but_reads_the_warehouse_by_reference(objects: list[Manifest]) -> None:
+    """A run's own environment wins over the chart's, each name once; the credential stays a reference."""
+    variables = environment(await job(objects, env={"ETL_SOURCE_URL": "https://other.example.com", "TEAM": "data"}))
+    assert variables["ETL_SOURCE_URL"] == "https://other.example.com"
+    assert variables["TEAM"] == "data"
+    assert set(variables["ETL_WAREHOUSE_URL"]) == {"secretKeyRef"}
+
+
+async def test_the_pod_keeps_the_labels_that_the_policies_select(objects: list[Manifest]) -> None:
+    """Prefect's labels reach the pod beside ours, so that the NetworkPolicies still find it."""
+    labels = (await job(objects))["spec"]["template"]["metadata"]["labels"]
+    assert labels["app.kubernetes.io/instance"] == "pipelines"
+    assert labels["app.kubernetes.io/component"] == "flow-run"
+    assert any(name.startswith("prefect.io/flow-run") for name in labels)
+
+
+@pytest.mark.parametrize("account", [{"name": "loader"}, {"annotations": {"cloud.example.com/role": "loader"}}])
+async def test_flow_pods_run_under_the_account_of_the_values(account: Manifest) -> None:
+    """One's own account is used and none is made; annotations go to the one that is made."""
+    kind = SCENARIOS["kind"]
+    objects = render({**kind, "flowRuns": {"serviceAccount": account}})
+    used = (await job(objects))["spec"]["template"]["spec"]["serviceAccountName"]
+    made = [o for o in objects if o["kind"] == "ServiceAccount" and o["metadata"]["name"] == used]
+    if "name" in account:
+        assert used == account["name"]
+        assert made == []
+    else:
+        [ours] = made
+        assert ours["metadata"]["annotations"] == account["annotations"]
