@@ -221,6 +221,7 @@ async def test_what_is_not_prefects_no_keeps_the_run(db: AsyncEngine, fault: Any
     assert (row.state, row.ended_at, row.dispatched_at) == ("Scheduled", None, None)
     assert row.last_error
     assert row.next_attempt_at is not None
+    assert not row.steps_aside, "it would be the same for every other run"
 
 
 async def test_a_handover_that_was_not_written_down_is_found_again(db: AsyncEngine) -> None:

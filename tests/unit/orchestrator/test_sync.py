@@ -37,8 +37,8 @@ class Watched:
     def failed(self) -> None:
         self.failures += 1
 
-    async def look(self) -> bool:
-        return await self.sync.look()
+    async def look(self) -> None:
+        await self.sync.look()
 
 
 Follow = Callable[[PrefectWire], Any]
@@ -89,9 +89,8 @@ async def test_each_state_is_written_down_once(db: AsyncEngine, follow: Follow) 
     async with follow(wire) as watched:
         for state in ("PENDING", "RUNNING", "COMPLETED"):
             wire.move(flow_run_id, state)
-            busy = await watched.look()
             await watched.look()
-            assert busy == (state != "COMPLETED")
+            await watched.look()
     assert [one.state for one in watched.seen] == ["Pending", "Running", "Completed"]
     assert [one.first_start for one in watched.seen] == [False, True, False]
     kinds = [("submitted", "Scheduled"), ("changed", "Pending"), ("changed", "Running"), ("ended", "Completed")]
@@ -179,7 +178,7 @@ async def test_what_others_made_is_adopted_when_due(db: AsyncEngine, follow: Fol
     coming = wire.add("SCHEDULED", due=datetime.now(UTC) + timedelta(hours=1), auto_scheduled=True)
     foreign = wire.add("RUNNING", due=due, deployment_id=str(uuid4()))
     async with follow(wire) as watched:
-        assert await watched.look()
+        await watched.look()
         known = {str(row.run_id): row for row in await rows(db)}
         assert set(known) == {scheduled["id"], by_schedule["id"], by_hand["id"]}
         assert foreign["id"] not in known
@@ -290,6 +289,56 @@ async def test_a_failure_raises_and_the_next_look_works(db: AsyncEngine, follow:
         wire.fault = None
         await watched.look()
     assert [one.state for one in watched.seen] == ["Running"]
+
+
+async def test_an_idle_leader_asks_prefect_less_often(follow: Follow) -> None:
+    """With nothing to wait for it looks now and then; while a run is not over, at every poll."""
+    wire = PrefectWire()
+    async with follow(wire) as watched:
+        work = asyncio.create_task(watched.sync.work())
+        try:
+            looks = await _requests(wire, seconds=0.8)
+            wire.add("RUNNING")
+
+            async def adopted() -> bool:
+                return bool(watched.seen)
+
+            await eventually(adopted, within=5, what="the run is adopted")
+            assert await _requests(wire, seconds=0.8) > 2 * looks
+        finally:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+
+
+async def _requests(wire: PrefectWire, *, seconds: float) -> int:
+    """How many there are in that time."""
+    wire.requests.clear()
+    await asyncio.sleep(seconds)
+    return len(wire.requests)
+
+
+async def test_a_backlog_is_tried_as_soon_as_prefect_is_back(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sync sees Prefect first; what waits does not sit out its backoff."""
+    monkeypatch.setattr("orchestrator.dispatch.backoff", lambda attempts: 3600.0)
+    wire = PrefectWire()
+    async with serve(wire, limits=Limits(attempts=1, open_for=0.1), poll_seconds=0.1) as client:
+        assert (await client.post("/api/etl/start")).status_code == 202
+
+        async def handed_over(count: int) -> bool:
+            return len(wire.flow_runs) == count
+
+        await eventually(lambda: handed_over(1), within=5, what="the first run is handed over")
+        wire.fault = refused
+        where = (await client.post("/api/etl/start")).headers["location"]
+
+        async def waits() -> Any:
+            text = (await client.get("/metrics")).text
+            tried = (await client.get(where)).json()["dispatch"]["attempts"]
+            return tried and "orchestrator_sync_failures_total 0.0" not in text
+
+        await eventually(waits, within=5, what="the second run waits, and the sync knows of the outage")
+        wire.fault = None
+        await eventually(lambda: handed_over(2), within=5, what="the second run is handed over")
 
 
 async def test_the_loop_outlives_failures(serve: Serve) -> None:

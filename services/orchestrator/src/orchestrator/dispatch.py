@@ -66,7 +66,7 @@ class Dispatcher:
                 flow_run = await self._create(claim)
             except (EngineUnavailable, EngineConfused) as exc:
                 wait = max(backoff(claim.attempts), exc.retry_after or 0)
-                alone = await self._serves_others()
+                alone = await self._serves_others(claim.pipeline)
                 await claim.postponed(str(exc), wait=wait, steps_aside=alone)
                 said.warning("run postponed", reason=str(exc), attempts=claim.attempts + 1, wait_seconds=round(wait, 2))
             except EngineRefused as exc:
@@ -104,10 +104,10 @@ class Dispatcher:
             facts.deployment_id, key=str(claim.run_id), parameters=claim.parameters, tags=_tags(claim)
         )
 
-    async def _serves_others(self) -> bool:
-        """Whether Prefect works, so that what failed is this one run's own trouble."""
+    async def _serves_others(self, pipeline: str) -> bool:
+        """Whether Prefect answers us sensibly at all, so that what failed is this one run's own trouble."""
         try:
-            await self._prefect.ready()
+            await self._prefect.deployment(self._deployments[pipeline])
         except OrchestratorError:
             return False
         return True

@@ -53,7 +53,7 @@ class Sync:
         self._on_failure = on_failure
         self._led = False
         self._trouble: str | None = None
-        self._facts_at = self._swept_at = float("-inf")
+        self._facts_at = self._swept_at = self._looked_at = float("-inf")
         self._known: dict[UUID, tuple[str, Facts]] = {}
         self._next_start: datetime | None = None
         self._odd: dict[str, str] = {}
@@ -63,23 +63,22 @@ class Sync:
         try:
             while True:
                 self._handed_over.clear()
-                busy = False
                 try:
-                    if await self._leads():
-                        busy = await self.look()
+                    if await self._leads() and await self._is_worth_it():
+                        await self.look()
                         await self._settled()
                 except OrchestratorError as exc:
                     self._failed(exc)
                 try:
-                    async with asyncio.timeout(self._pause(busy=busy)):
+                    async with asyncio.timeout(self._poll_seconds):
                         await self._handed_over.wait()
                 except TimeoutError:
                     continue
         finally:
             await self._leadership.release()
 
-    async def look(self) -> bool:
-        """One look at Prefect, written down; whether some run is not over yet. Raises OrchestratorError."""
+    async def look(self) -> None:
+        """One look at Prefect, written down. Raises OrchestratorError."""
         if time.monotonic() - self._facts_at >= FACTS_SECONDS:
             await self._learn()
         sweep = time.monotonic() - self._swept_at >= SWEEP_SECONDS
@@ -99,16 +98,24 @@ class Sync:
                 seen += [gone] if gone else []
         for change in seen:
             self._tell(change)
+        self._looked_at = time.monotonic()
         if sweep:
-            self._swept_at = time.monotonic()
-        return any(not one.state.ended for one in met.values())
+            self._swept_at = self._looked_at
+
+    async def _is_worth_it(self) -> bool:
+        """Whether to look now: always while a run is not over, whoever accepted it; when idle, only now and then."""
+        if time.monotonic() - self._looked_at >= self._poll_seconds * IDLE_FACTOR:
+            return True
+        if self._next_start is not None and self._next_start <= datetime.now(UTC):
+            return True
+        return await following.any_unfinished(self._db)
 
     async def _leads(self) -> bool:
         leads = await self._leadership.held()
         if leads != self._led:
             self._led = leads
             log.info("leading: this replica follows Prefect" if leads else "not leading any more")
-            self._facts_at = self._swept_at = float("-inf")
+            self._facts_at = self._swept_at = self._looked_at = float("-inf")
         return leads
 
     async def _learn(self) -> None:
@@ -144,16 +151,6 @@ class Sync:
         if self._odd.get(pipeline) != str(error):
             log.warning("pipeline cannot be followed", pipeline=pipeline, reason=str(error))
         self._odd[pipeline] = str(error)
-
-    def _pause(self, *, busy: bool) -> float:
-        if busy or not self._led or self._trouble is not None:
-            return self._poll_seconds
-        idle = self._poll_seconds * IDLE_FACTOR
-        if self._next_start is None:
-            return idle
-        # be there when the schedule's next run becomes due
-        until = (self._next_start - datetime.now(UTC)).total_seconds()
-        return min(idle, until) if until > self._poll_seconds else self._poll_seconds
 
     def _tell(self, change: Seen) -> None:
         log.info(

@@ -90,16 +90,18 @@ class Metrics:
 
     async def text(self, db: AsyncEngine, *, pipelines: list[str], breaker: str) -> bytes:
         """Everything in Prometheus' text format; without the ledger's gauges while the ledger is away."""
+        try:
+            counted = await reading.backlog(db)
+        except LedgerUnavailable:
+            counted = None
+        # nothing is awaited from here on: two scrapes at once do not see each other's half-filled gauges
         for state in BREAKER_STATES:
             self._breaker.labels(state).set(state == breaker)
         for gauge in (self._unfinished, self._oldest, self._waiting):
             gauge.clear()
-        try:
-            waiting, unfinished, oldest = await reading.backlog(db)
-        except LedgerUnavailable:
-            self._database.set(0)
-        else:
-            self._database.set(1)
+        self._database.set(counted is not None)
+        if counted is not None:
+            waiting, unfinished, oldest = counted
             for name in pipelines:
                 self._waiting.labels(name).set(waiting.get(name, 0))
                 self._oldest.labels(name).set(oldest.get(name, 0))

@@ -32,7 +32,7 @@ async def connect(url: str, *, statement_seconds: float | None = STATEMENT_SECON
         # a peer that vanished without a word is noticed in seconds, not hours: its locks are someone else's then
         server_settings={
             "application_name": "orchestrator",
-            "tcp_keepalives_idle": "4",
+            "tcp_keepalives_idle": "3",
             "tcp_keepalives_interval": "2",
             "tcp_keepalives_count": "2",
             "timezone": "UTC",

@@ -6,13 +6,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import and_, func, insert, or_, select, update
+from sqlalchemy import and_, exists, func, insert, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from orchestrator.ledger.connection import transaction
 from orchestrator.ledger.handover import link
-from orchestrator.ledger.tables import pipelines, run_events, runs
+from orchestrator.ledger.tables import pipelines, run_events, runs, unfinished
 from orchestrator.runs import Facts, FlowRun, State, day_of
 
 CRASHED_FOR = timedelta(hours=6)  # how long a crashed run is still watched for a change of Prefect's mind
@@ -68,12 +68,18 @@ async def to_follow(db: AsyncEngine) -> list[UUID]:
     query = select(runs.c.flow_run_id).where(
         runs.c.flow_run_id.is_not(None),
         or_(
-            runs.c.ended_at.is_(None),
+            unfinished,
             and_(runs.c.state == State.CRASHED, runs.c.ended_at > func.now() - CRASHED_FOR),
         ),
     )
     async with transaction(db) as connection:
         return list((await connection.execute(query)).scalars())
+
+
+async def any_unfinished(db: AsyncEngine) -> bool:
+    """Whether some run is not over."""
+    async with transaction(db) as connection:
+        return bool((await connection.execute(select(exists().where(unfinished)))).scalar_one())
 
 
 async def record(
@@ -181,8 +187,6 @@ async def _change(connection: AsyncConnection, row: Any, told: FlowRun) -> Seen 
 
 
 async def _adopt(connection: AsyncConnection, told: FlowRun, pipeline: str, facts: Facts) -> Seen | None:
-    if told.state is State.SCHEDULED and told.expected_at > datetime.now(UTC):
-        return None
     new = await connection.execute(
         upsert(runs)
         .values(
