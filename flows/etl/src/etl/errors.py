@@ -19,3 +19,7 @@ class BadData(EtlError):
 
 class RegistrationRefused(EtlError):
     """The registration names something that this image or the Prefect server does not accept."""
+
+
+class ClaimLost(EtlError):
+    """A later claim on the run or on its logical date exists: this one may write nothing more."""

@@ -2,6 +2,8 @@
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import date
 from typing import Any
 
@@ -9,12 +11,14 @@ from prefect import flow, task
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.exceptions import Abort
 from prefect.states import aget_state_exception
 from prefect.tasks import Task, exponential_backoff
 
-from etl.errors import BadData, SourceUnavailable
+from etl import claim
+from etl.errors import BadData, ClaimLost, SourceUnavailable
 from etl.extract import Day, fetch_day, open_client
-from etl.identity import default_logical_date, this_run
+from etl.identity import RunIdentity, default_logical_date, this_run
 from etl.load import Loaded, LoadedBy, keep_rejects, load_day
 from etl.report import markdown
 from etl.settings import EtlSettings
@@ -35,7 +39,6 @@ extract = task(
     task_run_name="extract-{dataset}",
     description="Fetch one dataset's rows of the day from the source.",
     retries=3,
-    retry_delay_seconds=exponential_backoff(backoff_factor=2),
     retry_jitter_factor=0.5,
     retry_condition_fn=_is_transient,
     timeout_seconds=_EXTRACT_TIMEOUT_SECONDS,
@@ -68,8 +71,9 @@ async def _extract_both(settings: EtlSettings, day: date, correlation_id: str) -
     async with open_client(
         str(settings.source_url), timeout_seconds=settings.request_timeout_seconds, correlation_id=correlation_id
     ) as client:
-        flights = asyncio.create_task(extract(client, "flights", day))
-        weather = asyncio.create_task(extract(client, "weather", day))
+        patient = extract.with_options(retry_delay_seconds=exponential_backoff(settings.retry_backoff_seconds))
+        flights = asyncio.create_task(patient(client, "flights", day))
+        weather = asyncio.create_task(patient(client, "weather", day))
         # Both are awaited to their end, so that the client is not closed under the one that is still trying.
         await asyncio.gather(flights, weather, return_exceptions=True)
         return flights.result(), weather.result()
@@ -86,7 +90,11 @@ async def daily_job(logical_date: date | None = None) -> None:
     run = this_run()
     day = logical_date or await default_logical_date()
     run.log("start", logical_date=day.isoformat())
+    async with _claimed(run, day, settings.warehouse_url.get_secret_value()) as mine:
+        await _load_from_source(run, day, mine, settings)
 
+
+async def _load_from_source(run: RunIdentity, day: date, mine: claim.Claim, settings: EtlSettings) -> None:
     started = time.monotonic()
     flights, weather = await _extract_both(settings, day, run.correlation_id)
     run.log(
@@ -102,12 +110,48 @@ async def daily_job(logical_date: date | None = None) -> None:
     run.log("transform", good=tables.flights.height, rejected=tables.rejects.height, seconds=_since(started))
 
     started = time.monotonic()
-    loaded = load(tables, loaded_by=run.loaded_by, settings=settings)
+    loaded = load(tables, loaded_by=run.loading(mine), settings=settings)
     run.log("load", rows=loaded.rows, rejected=loaded.rejected, checksum=loaded.checksum, seconds=_since(started))
 
     await acreate_markdown_artifact(
         markdown(tables, loaded), key="daily-job", description=f"Flights of {day}: counts and worst delays"
     )
+
+
+@asynccontextmanager
+async def _claimed(run: RunIdentity, day: date, warehouse_url: str) -> AsyncIterator[claim.Claim]:
+    """Hold the run's claim while the block runs.
+
+    If a later attempt of this very run took over, the run's state is that attempt's to decide: whatever happened here,
+    a load included, ends in Abort, on which Prefect ends the process and proposes no state.
+    """
+    try:
+        mine = await claim.claim_date(warehouse_url, flow_run_id=run.flow_run_id, run_id=run.run_id, logical_date=day)
+    except ClaimLost as exc:
+        raise _standing_aside(run) from exc
+    run.log("claim", fence=mine.fence)
+    with claim.kept_alive(warehouse_url, mine):
+        try:
+            yield mine
+        except Exception as exc:
+            if await _is_outdated(warehouse_url, mine):
+                raise _standing_aside(run) from exc
+            raise
+        if await _is_outdated(warehouse_url, mine):
+            raise _standing_aside(run)
+
+
+async def _is_outdated(warehouse_url: str, mine: claim.Claim) -> bool:
+    """Whether a later attempt took over; while the warehouse cannot tell, this attempt's outcome stands."""
+    try:
+        return await claim.is_outdated(warehouse_url, mine)
+    except claim.UNREACHABLE:
+        return False
+
+
+def _standing_aside(run: RunIdentity) -> Abort:
+    run.log("stand aside", reason="a later attempt of this run took over")
+    return Abort("a later attempt of this run took over")
 
 
 def _since(started: float) -> float:

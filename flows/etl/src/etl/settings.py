@@ -33,6 +33,11 @@ class EtlSettings(WarehouseSettings):
     request_timeout_seconds: float = Field(
         default=30.0, gt=0, description="the longest silence accepted from the source, in seconds"
     )
+    retry_backoff_seconds: float = Field(
+        default=2.0,
+        gt=0,
+        description="the pause before the first retry of an extract, in seconds; it doubles each time",
+    )
     max_rejected_ratio: float = Field(
         default=0.05, ge=0, le=1, description="the share of bad rows above which a run fails, 0 to 1"
     )
