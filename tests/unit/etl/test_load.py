@@ -13,7 +13,7 @@ import pytest
 from etl.claim import claim_date
 from etl.errors import ClaimLost
 from etl.extract import Day
-from etl.load import LoadedBy, keep_rejects, load_day
+from etl.load import LoadedBy, keep_day, keep_rejects, load_day
 from etl.migrate import migrate
 from etl.transform import DayTables, transform
 
@@ -170,7 +170,37 @@ async def test_a_refused_days_rejects_are_kept(warehouse: str, tables: DayTables
     assert await fetch(warehouse, "SELECT count(*) FROM loads") == [(1,)]
 
 
+async def test_a_kept_day_stays_and_says_so(warehouse: str, tables: DayTables) -> None:
+    """Keeping a day adds a loads row that repeats what is there, named degraded, with its reason; the tables stay."""
+    loaded = load_day(warehouse, tables, loaded_by=await somebody(warehouse), statement_timeout_seconds=30)
+    before = await contents(warehouse)
+    by = await somebody(warehouse)
+    kept = keep_day(warehouse, LOGICAL_DATE, loaded_by=by, reason="down", statement_timeout_seconds=30)
+    assert kept == loaded
+    assert await contents(warehouse) == before
+    assert await fetch(warehouse, "SELECT run_id, fence, outcome, note FROM loads WHERE id > 1") == [
+        (by.run_id, by.claim.fence, "degraded", "down")
+    ]
+    assert await fetch(warehouse, "SELECT outcome, note FROM loads WHERE id = 1") == [("loaded", None)]
+
+
+async def test_a_day_never_loaded_cannot_be_kept(warehouse: str) -> None:
+    """There is nothing to keep, and nothing is recorded."""
+    by = await somebody(warehouse)
+    assert keep_day(warehouse, LOGICAL_DATE, loaded_by=by, reason="down", statement_timeout_seconds=30) is None
+    assert await fetch(warehouse, "SELECT count(*) FROM loads") == [(0,)]
+
+
+async def test_an_older_claim_keeps_nothing(warehouse: str, tables: DayTables) -> None:
+    """A degraded run is fenced as a loading one is."""
+    older = await somebody(warehouse)
+    load_day(warehouse, tables, loaded_by=await somebody(warehouse), statement_timeout_seconds=30)
+    with pytest.raises(ClaimLost):
+        keep_day(warehouse, LOGICAL_DATE, loaded_by=older, reason="down", statement_timeout_seconds=30)
+    assert await fetch(warehouse, "SELECT count(*) FROM loads") == [(1,)]
+
+
 async def test_migrating_again_changes_nothing(warehouse: str) -> None:
     """Two more migrations at once find the schema there."""
     await asyncio.gather(migrate(warehouse), migrate(warehouse))
-    assert await fetch(warehouse, "SELECT version_num FROM alembic_version") == [("0002",)]
+    assert await fetch(warehouse, "SELECT version_num FROM alembic_version") == [("0003",)]

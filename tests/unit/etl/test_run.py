@@ -120,6 +120,17 @@ class Platform:
         answer = self.prefect.get("/flow_run_states/", params={"flow_run_id": flow_run_id}).raise_for_status()
         return [state["name"] for state in sorted(answer.json(), key=lambda state: state["timestamp"])]
 
+    def log_lines(self, flow_run_id: str) -> list[dict[str, Any]]:
+        """The run's own lines in Prefect's log."""
+        logs = self.prefect.post("/logs/filter", json={"logs": {"flow_run_id": {"any_": [flow_run_id]}}}).json()
+        return [json.loads(log["message"]) for log in logs if log["message"].startswith("{")]
+
+    def artifact(self, flow_run_id: str) -> str:
+        """The run's report."""
+        wanted = {"flow_run_id": {"any_": [flow_run_id]}, "key": {"any_": ["daily-job"]}}
+        [artifact] = self.prefect.post("/artifacts/filter", json={"artifacts": wanted}).json()
+        return str(artifact["data"])
+
     def reschedule(self, flow_run_id: str) -> None:
         """Have the run executed again, as the orchestrator does."""
         state = {"state": {"type": "SCHEDULED", "name": "AwaitingRetry"}, "force": True}
@@ -176,7 +187,7 @@ def platform(prefect_server: str, source: str, warehouse: str, tmp_path: Path) -
 
 def test_a_run_loads_its_day(platform: Platform) -> None:
     """Two failed requests are tried again; rows, loads row, artifact and log lines carry the run's ids."""
-    platform.source.put("/faults", json={"kind": "status", "status": 503, "retry_after": 1, "count": 2})
+    platform.source.put("/faults", json={"kind": "status", "status": 503, "retry_after": 2, "count": 2})
     flow_run_id = platform.accept()
     process = platform.execute(flow_run_id)
     _, stderr = process.communicate(timeout=RUN_SECONDS)
@@ -192,14 +203,11 @@ def test_a_run_loads_its_day(platform: Platform) -> None:
     assert load == (run_id, flow_run_id, f"corr-{run_id}", FLIGHTS_OF_THE_DAY, claim[0])
     assert claim[1:] == (run_id, DAY)
 
-    [artifact] = platform.prefect.post(
-        "/artifacts/filter",
-        json={"artifacts": {"flow_run_id": {"any_": [flow_run_id]}, "key": {"any_": ["daily-job"]}}},
-    ).json()
-    assert f"{FLIGHTS_OF_THE_DAY} flights loaded" in artifact["data"]
+    assert f"{FLIGHTS_OF_THE_DAY} flights loaded" in platform.artifact(flow_run_id)
 
-    logs = platform.prefect.post("/logs/filter", json={"logs": {"flow_run_id": {"any_": [flow_run_id]}}}).json()
-    lines = [json.loads(log["message"]) for log in logs if log["message"].startswith("{")]
+    lines = platform.log_lines(flow_run_id)
+    # with a backoff of 0.1 s, only the source's Retry-After makes an extract take so long
+    assert [line["seconds"] >= 2 for line in lines if line["step"] == "extract"] == [True]
     assert {line["step"] for line in lines} == {"start", "claim", "extract", "transform", "load"}
     assert {(line["run_id"], line["correlation_id"]) for line in lines} == {(run_id, f"corr-{run_id}")}
 
@@ -280,3 +288,34 @@ def test_a_source_that_is_down_fails_the_run_by_name(platform: Platform, free_po
     assert (state["name"], process.returncode) == ("Failed", 0), stderr
     assert "SourceUnavailable" in state["message"]
     assert platform.query("SELECT count(*) FROM loads") == [(0,)]
+
+
+def test_while_the_source_is_given_up_a_loaded_day_is_kept(platform: Platform) -> None:
+    """The circuit is open: no request is sent; a loaded day ends Degraded everywhere, a new one fails with why."""
+    platform.query(
+        "INSERT INTO breakers (name, state, isolated, opened_at, reason)"
+        " VALUES ('source', 'open', true, now(), 'the source moves')"
+    )
+    platform.query(
+        "INSERT INTO loads (run_id, flow_run_id, correlation_id, logical_date, rows, rejected, checksum)"
+        " VALUES (gen_random_uuid(), gen_random_uuid(), 'earlier', $1, 890, 4, 'abc')",
+        DAY,
+    )
+    platform.slow_source(0.1)
+    loaded, never = platform.accept(), platform.accept(date(2026, 1, 16))
+    processes = [platform.execute(flow_run_id) for flow_run_id in (loaded, never)]
+    stderr = [process.communicate(timeout=RUN_SECONDS)[1] for process in processes]
+    assert [fault["seen"] for fault in platform.source.get("/faults").json()["faults"]] == [0]
+
+    state = platform.run(loaded)["state"]
+    assert (state["type"], state["name"]) == ("COMPLETED", "Degraded"), stderr[0]
+    assert "2026-01-15 keeps the 890 flights loaded before" in state["message"]
+    assert "the source moves" in state["message"]
+    assert "degraded" in [line["step"] for line in platform.log_lines(loaded)]
+    assert "the source moves" in platform.artifact(loaded)
+    kept = platform.query("SELECT flow_run_id::text, rows, note LIKE '%the source moves%' FROM loads WHERE id > 1")
+    assert kept == [(loaded, 890, True)]
+
+    state = platform.run(never)["state"]
+    assert state["name"] == "Failed", stderr[1]
+    assert "SourceUnavailable: 2026-01-16 was never loaded" in state["message"]

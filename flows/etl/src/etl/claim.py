@@ -87,7 +87,7 @@ async def take(warehouse_url: str, *, flow_run_id: UUID, attempt: datetime) -> C
     Raises:
         OSError, asyncpg.PostgresError, asyncpg.InterfaceError: see UNREACHABLE; nothing was claimed.
     """
-    async with _connected(warehouse_url) as connection, connection.transaction():
+    async with connected(warehouse_url) as connection, connection.transaction():
         await _one_at_a_time(connection, flow_run_id)
         held = await connection.fetchval(
             "SELECT lease_until > clock_timestamp() AND attempt >= $2 FROM claims"
@@ -111,7 +111,7 @@ async def claim_date(warehouse_url: str, *, flow_run_id: UUID, run_id: UUID, log
         ClaimLost: a later attempt of this flow run has claimed it.
         OSError, asyncpg.PostgresError, asyncpg.InterfaceError: see UNREACHABLE.
     """
-    async with _connected(warehouse_url) as connection, connection.transaction():
+    async with connected(warehouse_url) as connection, connection.transaction():
         await _one_at_a_time(connection, flow_run_id)
         fence = await connection.fetchval(
             "SELECT fence FROM claims WHERE fence = $1 AND flow_run_id = $2", _ticket(), flow_run_id
@@ -139,7 +139,7 @@ async def is_outdated(warehouse_url: str, claim: Claim) -> bool:
     Raises:
         OSError, asyncpg.PostgresError, asyncpg.InterfaceError: see UNREACHABLE.
     """
-    async with _connected(warehouse_url) as connection:
+    async with connected(warehouse_url) as connection:
         return await connection.fetchrow(SUPERSEDED_BY, claim.fence, claim.flow_run_id, None) is not None
 
 
@@ -170,7 +170,7 @@ def kept_alive(
 
 
 async def _renew(warehouse_url: str, claim: Claim, lease_seconds: float) -> None:
-    async with _connected(warehouse_url) as connection:
+    async with connected(warehouse_url) as connection:
         await connection.execute(
             "UPDATE claims SET lease_until = clock_timestamp() + make_interval(secs => $2) WHERE fence = $1",
             claim.fence,
@@ -179,7 +179,8 @@ async def _renew(warehouse_url: str, claim: Claim, lease_seconds: float) -> None
 
 
 @asynccontextmanager
-async def _connected(warehouse_url: str) -> AsyncIterator["asyncpg.Connection"]:
+async def connected(warehouse_url: str) -> AsyncIterator["asyncpg.Connection"]:
+    """A connection to the warehouse for a few short statements; see UNREACHABLE for what it raises."""
     connection = await asyncpg.connect(warehouse_url, timeout=_CONNECT_SECONDS, command_timeout=_STATEMENT_SECONDS)
     try:
         yield connection

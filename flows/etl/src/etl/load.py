@@ -53,21 +53,29 @@ def load_day(warehouse_url: str, tables: DayTables, *, loaded_by: LoadedBy, stat
         _replace(cursor, "daily_carrier_delay", tables.daily_carrier_delay, tables.logical_date)
         _replace(cursor, "daily_origin_delay", tables.daily_origin_delay, tables.logical_date)
         _replace_rejects(cursor, tables, loaded_by)
-        cursor.execute(
-            "INSERT INTO loads (run_id, flow_run_id, fence, correlation_id, logical_date, rows, rejected, checksum)"
-            " VALUES ($1::uuid, $2::uuid, $3, $4, $5, $6, $7, $8)",
-            (
-                str(loaded_by.run_id),
-                str(loaded_by.claim.flow_run_id),
-                loaded_by.claim.fence,
-                loaded_by.correlation_id,
-                tables.logical_date,
-                loaded.rows,
-                loaded.rejected,
-                loaded.checksum,
-            ),
-        )
+        _record(cursor, loaded, tables.logical_date, loaded_by, outcome="loaded")
     return loaded
+
+
+def keep_day(
+    warehouse_url: str, logical_date: date, *, loaded_by: LoadedBy, reason: str, statement_timeout_seconds: float
+) -> Loaded | None:
+    """Record that a run left the date as it was, as a load with the outcome `degraded`; None: it was never loaded.
+
+    Raises:
+        ClaimLost: a later claim on the date or the run exists; nothing was written.
+        adbc_driver_manager.Error: the warehouse refused or was lost.
+    """
+    with _transaction(warehouse_url, logical_date, loaded_by.claim, statement_timeout_seconds) as cursor:
+        cursor.execute(
+            "SELECT rows, rejected, checksum FROM loads WHERE logical_date = $1 ORDER BY id DESC LIMIT 1",
+            (logical_date,),
+        )
+        for rows, rejected, content in cursor.fetch_polars().rows():
+            kept = Loaded(rows=rows, rejected=rejected, checksum=content)
+            _record(cursor, kept, logical_date, loaded_by, outcome="degraded", note=reason)
+            return kept
+    return None
 
 
 def keep_rejects(
@@ -111,3 +119,26 @@ def _replace(cursor: adbc.Cursor, table: str, rows: pl.DataFrame, logical_date: 
 def _replace_rejects(cursor: adbc.Cursor, tables: DayTables, loaded_by: LoadedBy) -> None:
     rejects = tables.rejects.with_columns(run_id=pl.lit(str(loaded_by.run_id)))
     _replace(cursor, "rejects", rejects, tables.logical_date)
+
+
+def _record(
+    cursor: adbc.Cursor, loaded: Loaded, logical_date: date, loaded_by: LoadedBy, *, outcome: str, note: str = ""
+) -> None:
+    # The driver has no way to bind a null.
+    cursor.execute(
+        "INSERT INTO loads"
+        " (run_id, flow_run_id, fence, correlation_id, logical_date, rows, rejected, checksum, outcome, note)"
+        " VALUES ($1::uuid, $2::uuid, $3, $4, $5, $6, $7, $8, $9, nullif($10, ''))",
+        (
+            str(loaded_by.run_id),
+            str(loaded_by.claim.flow_run_id),
+            loaded_by.claim.fence,
+            loaded_by.correlation_id,
+            logical_date,
+            loaded.rows,
+            loaded.rejected,
+            loaded.checksum,
+            outcome,
+            note,
+        ),
+    )
