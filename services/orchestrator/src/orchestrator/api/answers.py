@@ -38,6 +38,17 @@ class Accepted(BaseModel):
     status: Literal["scheduled"] = "scheduled"
 
 
+class Cancelling(BaseModel):
+    """The wish to cancel is committed."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"run_id": RUN_ID, "state": "Cancelling"}]})
+
+    run_id: UUID
+    state: Literal[State.CANCELLING, State.CANCELLED] = Field(
+        description="Cancelled where Prefect did not have the run yet; else it is on its way there"
+    )
+
+
 class Handover(BaseModel):
     """How handing the run to Prefect goes."""
 
@@ -68,6 +79,7 @@ class RunStatus(BaseModel):
                     "started_at": "2026-03-02T08:00:06.500Z",
                     "ended_at": "2026-03-02T08:00:41.730Z",
                     "duration_ms": 35230,
+                    "cancel_requested_at": None,
                     "dispatch": {"attempts": 1, "last_error": None, "next_attempt_at": None},
                 }
             ]
@@ -89,6 +101,7 @@ class RunStatus(BaseModel):
     started_at: datetime | None
     ended_at: datetime | None
     duration_ms: int | None
+    cancel_requested_at: datetime | None = Field(description="When somebody asked to cancel it")
     dispatch: Handover
 
     @classmethod

@@ -15,13 +15,17 @@ from orchestrator.settings import Pipeline
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """Everything open while the service runs. `wake` tells the dispatcher of a run; `check_schema` raises."""
+    """Everything open while the service runs.
+
+    `wake` tells the dispatcher of a run, `wake_canceller` the canceller of a wish; `check_schema` raises.
+    """
 
     db: AsyncEngine
     prefect: PrefectApi
     pipelines: dict[str, Pipeline]
     metrics: Metrics
     wake: Callable[[], None]
+    wake_canceller: Callable[[], None]
     check_schema: Callable[[], Awaitable[None]]
 
 
