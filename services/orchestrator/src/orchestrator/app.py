@@ -13,13 +13,14 @@ from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator import migrations, prefect_api
-from orchestrator.api import problems, runs, service
+from orchestrator.api import events, problems, runs, service
 from orchestrator.api.metrics import Metrics
 from orchestrator.api.parts import Parts
 from orchestrator.api.requests import Requests
 from orchestrator.cancel import Canceller
 from orchestrator.dispatch import Dispatcher
 from orchestrator.ledger.connection import open_ledger
+from orchestrator.ledger.feed import Feed
 from orchestrator.ledger.leadership import Leadership
 from orchestrator.prefect_api import PrefectApi
 from orchestrator.resilience import Guard, Limits
@@ -65,6 +66,7 @@ def create_app(
                     on_seen=metrics.seen,
                     on_failure=metrics.sync_failed,
                 )
+                feed = Feed(db=db, url=url)
                 canceller = Canceller(
                     db=db, prefect=prefect, grace_seconds=settings.cancel_grace_seconds, on_seen=metrics.seen
                 )
@@ -73,13 +75,17 @@ def create_app(
                     prefect=prefect,
                     pipelines={one.name: one for one in settings.pipelines},
                     metrics=metrics,
+                    feed=feed,
                     wake=dispatcher.wake,
                     wake_canceller=canceller.wake,
                     check_schema=_once_at_head(db),
                 )
-                works = {"dispatch": dispatcher.work, "sync": sync.work, "cancel": canceller.work}
+                works = {"dispatch": dispatcher.work, "sync": sync.work, "cancel": canceller.work, "events": feed.work}
                 async with supervised(works):
-                    yield
+                    try:
+                        yield
+                    finally:
+                        feed.end()
         finally:
             await db.dispose()
 
@@ -93,6 +99,7 @@ def create_app(
     )
     app.include_router(service.router)
     app.include_router(runs.router)
+    app.include_router(events.router)
     problems.install(app)
     app.add_middleware(Requests)
     described = app.openapi

@@ -116,6 +116,20 @@ class RunStatus(BaseModel):
         )
 
 
+class Change(BaseModel):
+    """One recorded change of a run: the `data` of a server-sent event."""
+
+    run_id: UUID
+    kind: Literal["submitted", "changed", "ended"]
+    state: State
+    state_name: str
+    message: str | None
+    logical_date: date
+    at: datetime
+    duration_ms: int | None
+    correlation_id: str
+
+
 class RunPage(BaseModel):
     """Runs, newest first, and where the next page starts."""
 

@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator.api.metrics import Metrics
 from orchestrator.errors import UnknownPipeline
+from orchestrator.ledger.feed import Feed
 from orchestrator.prefect_api import PrefectApi
 from orchestrator.settings import Pipeline
 
@@ -24,6 +25,7 @@ class Parts:
     prefect: PrefectApi
     pipelines: dict[str, Pipeline]
     metrics: Metrics
+    feed: Feed
     wake: Callable[[], None]
     wake_canceller: Callable[[], None]
     check_schema: Callable[[], Awaitable[None]]
