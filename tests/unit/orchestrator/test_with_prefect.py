@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
+from zoneinfo import ZoneInfo
 
 import httpx
 import pytest
@@ -154,6 +155,31 @@ async def test_pipelines_show_the_schedule_and_its_next_run(serve: Serve, prefec
         assert pipeline["schedules"][0]["cron"] == "0 9 * * *"
         assert pipeline["schedules"][0]["timezone"] == "Europe/Madrid"
         assert (pipeline["registered"], pipeline["paused"], pipeline["breaker"]) == (True, False, "closed")
+
+
+async def test_what_the_schedule_made_is_adopted_as_such(serve: Serve, prefect: Prefect) -> None:
+    """Prefect's scheduler makes the runs; each shows up once it is due, about the day before, and the next is told."""
+    every_two_seconds = [{"active": True, "schedule": {"interval": 2, "timezone": "Europe/Madrid"}}]
+    await prefect.call("POST", f"/deployments/{prefect.deployment_id}/schedules", every_two_seconds)
+
+    async def planned() -> Any:
+        mine = {"deployment_id": {"any_": [prefect.deployment_id]}}
+        return await prefect.call("POST", "/flow_runs/count", {"flow_runs": mine})
+
+    await eventually(planned, within=30, what="Prefect's scheduler has made runs")
+    async with serve(**of(prefect)) as client:
+
+        async def adopted() -> Any:
+            return (await client.get("/api/etl/runs")).json()["runs"]
+
+        runs = await eventually(adopted, within=15, what="a scheduled run is known")
+        assert {(one["origin"], one["flow_run_id"] == one["run_id"]) for one in runs} == {("schedule", True)}
+        due = datetime.fromisoformat(runs[0]["accepted_at"])
+        assert due <= datetime.now(UTC)
+        yesterday = due.astimezone(ZoneInfo("Europe/Madrid")).date() - timedelta(days=1)
+        assert runs[0]["logical_date"] == yesterday.isoformat()
+        (pipeline,) = (await client.get("/api/pipelines")).json()["pipelines"]
+        assert datetime.fromisoformat(pipeline["next_run"]) > due
 
 
 async def test_an_id_unknown_to_prefect_and_ledger_is_404(serve: Serve, prefect: Prefect) -> None:

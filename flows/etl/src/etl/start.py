@@ -35,12 +35,18 @@ def wait_for_api(api_url: str, *, within_seconds: float) -> None:
         time.sleep(_PAUSE_SECONDS)
 
 
+def _seconds(variable: str, *, default: float) -> float:
+    value = os.environ.get(variable)
+    try:
+        return default if value is None else float(value)
+    except ValueError:
+        raise ValueError(f"{variable} is {value!r}: set it to a number of seconds") from None
+
+
 def main() -> None:
     """Wait, then hand this process over; never returns."""
     try:
-        wait_for_api(
-            os.environ.get("PREFECT_API_URL", ""), within_seconds=float(os.environ.get("ETL_API_WAIT_SECONDS", "60"))
-        )
+        wait_for_api(os.environ.get("PREFECT_API_URL", ""), within_seconds=_seconds("ETL_API_WAIT_SECONDS", default=60))
     except (TimeoutError, ValueError) as exc:
         sys.exit(str(exc))
     os.execvp("prefect", ["prefect", "flow-run", "execute"])  # noqa: S606, S607 - the venv's own prefect, first in PATH
