@@ -49,8 +49,8 @@ def log_run(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
     append((timestamp, flow.name, state.name or state.type.value, str(duration_ms), notes))
 
 
-# A process that is killed, or whose machine is lost, runs no hook: that is why the platform keeps its record outside, in
-# the orchestrator's database, which follows the Prefect server.
+# A process that is killed, or whose machine is lost, runs no hook. That is why the platform keeps its record outside:
+# in the database of the orchestrator, which follows the Prefect server.
 @flow(
     name="count_flights",
     on_completion=[log_run],
