@@ -124,6 +124,13 @@ def test_probes_survive_load(objects: list[Manifest]) -> None:
     assert all("startupProbe" in pod["spec"]["containers"][0] for pod in servers)
 
 
+def test_the_worker_outlives_an_outage_of_the_server() -> None:
+    """Its health follows the server's: five minutes without one lead to no restart and its growing back-off."""
+    worker = find(render(SCENARIOS["kind"]), "Deployment", "pipelines-worker")["spec"]["template"]["spec"]
+    liveness = worker["containers"][0]["livenessProbe"]
+    assert liveness["periodSeconds"] * liveness["failureThreshold"] >= 300
+
+
 def test_selectors_are_never_more_than_these(objects: list[Manifest]) -> None:
     """A selector cannot be changed in place: only name, instance and component are in it."""
     wanted = {f"app.kubernetes.io/{key}" for key in ("name", "instance", "component")}

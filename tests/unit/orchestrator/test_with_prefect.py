@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
+from zoneinfo import ZoneInfo
 
 import httpx
 import pytest
@@ -156,9 +157,61 @@ async def test_pipelines_show_the_schedule_and_its_next_run(serve: Serve, prefec
         assert (pipeline["registered"], pipeline["paused"], pipeline["breaker"]) == (True, False, "closed")
 
 
+async def test_what_the_schedule_made_is_adopted_as_such(serve: Serve, prefect: Prefect) -> None:
+    """Prefect's scheduler makes the runs; each shows up once it is due, about the day before, and the next is told."""
+    every_two_seconds = [{"active": True, "schedule": {"interval": 2, "timezone": "Europe/Madrid"}}]
+    await prefect.call("POST", f"/deployments/{prefect.deployment_id}/schedules", every_two_seconds)
+
+    async def planned() -> Any:
+        mine = {"deployment_id": {"any_": [prefect.deployment_id]}}
+        return await prefect.call("POST", "/flow_runs/count", {"flow_runs": mine})
+
+    await eventually(planned, within=30, what="Prefect's scheduler has made runs")
+    async with serve(**of(prefect)) as client:
+
+        async def adopted() -> Any:
+            return (await client.get("/api/etl/runs")).json()["runs"]
+
+        runs = await eventually(adopted, within=15, what="a scheduled run is known")
+        assert {(one["origin"], one["flow_run_id"] == one["run_id"]) for one in runs} == {("schedule", True)}
+        due = datetime.fromisoformat(runs[0]["accepted_at"])
+        assert due <= datetime.now(UTC)
+        yesterday = due.astimezone(ZoneInfo("Europe/Madrid")).date() - timedelta(days=1)
+        assert runs[0]["logical_date"] == yesterday.isoformat()
+        (pipeline,) = (await client.get("/api/pipelines")).json()["pipelines"]
+        assert datetime.fromisoformat(pipeline["next_run"]) > due
+
+
 async def test_an_id_unknown_to_prefect_and_ledger_is_404(serve: Serve, prefect: Prefect) -> None:
     """A run is found in its own pipeline only."""
     async with serve(**of(prefect)) as client:
         answer = await client.get(f"/api/etl/status/{UUID(int=7)}")
         assert answer.status_code == 404
         assert answer.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize("before", [None, "PENDING", "RUNNING"])
+async def test_cancelling_with_prefects_own_rules(serve: Serve, prefect: Prefect, before: str | None) -> None:
+    """Scheduled and never-started runs are Cancelled in seconds; a running one is told and then ends by itself."""
+    async with serve(**of(prefect), cancel_grace_seconds=0.5) as client:
+        where = (await client.post("/api/etl/start", json={"logical_date": "2026-03-01"})).headers["location"]
+
+        async def handed_over() -> Any:
+            return (await client.get(where)).json()["flow_run_id"]
+
+        flow_run_id = await eventually(handed_over, within=10, what="the run has a flow run")
+        if before:
+            await prefect.call("PATCH", f"/flow_runs/{flow_run_id}", {"infrastructure_pid": "flows:a-job"})
+            await prefect.move(flow_run_id, before)
+        answer = await client.post(where.replace("status", "cancel"))
+        assert answer.status_code == 202, answer.text
+
+        async def is_in(state: str) -> Any:
+            return (await client.get(where)).json()["state"] == state
+
+        if before == "RUNNING":
+            await eventually(lambda: is_in("Cancelling"), within=10, what="the run is Cancelling")
+            await prefect.move(flow_run_id, "CANCELLED")
+        await eventually(lambda: is_in("Cancelled"), within=10, what="the run is Cancelled")
+        assert (await prefect.call("GET", f"/flow_runs/{flow_run_id}"))["state_type"] == "CANCELLED"
+        assert (await client.post(where.replace("status", "cancel"))).status_code == 409

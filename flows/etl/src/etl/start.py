@@ -35,7 +35,7 @@ _TRANSIENT_STATUS = frozenset({408, 429})
 # A run in one of these states is not executed again; a run that was only believed dead (Crashed) may be.
 _OVER = frozenset({"COMPLETED", "FAILED", "CANCELLED"})
 
-# How long to try for a claim. After that the flow, which names its failures in Prefect, tries once more by itself.
+# How long to try for a claim, at most. After that the flow, which names its failures in Prefect, tries once more.
 _CLAIM_WITHIN_SECONDS = 10.0
 
 
@@ -70,6 +70,7 @@ def read_flow_run(api_url: str, flow_run_id: UUID, *, auth_string: str | None, w
             timeline = _get(f"{api_url}/flow_run_states/?flow_run_id={flow_run_id}", auth_string)
             return Scheduled(state_type=str(run.get("state_type")), attempt=_last_scheduled(timeline))
         except urllib.error.HTTPError as exc:
+            exc.close()
             if exc.code < 500 and exc.code not in _TRANSIENT_STATUS:
                 raise ApiRefused(_refusal(exc.code, api_url, flow_run_id)) from exc
             reason: Exception = exc
@@ -109,8 +110,10 @@ def _refusal(status: int, api_url: str, flow_run_id: UUID) -> str:
     return f"the Prefect API at {api_url} answered {status} for flow run {flow_run_id}"
 
 
-async def _claim(warehouse_url: str, flow_run_id: UUID, attempt: datetime) -> claim.Claim | None:
-    deadline = time.monotonic() + _CLAIM_WITHIN_SECONDS
+async def _claim(
+    warehouse_url: str, flow_run_id: UUID, attempt: datetime, *, within_seconds: float
+) -> claim.Claim | None:
+    deadline = time.monotonic() + within_seconds
     while True:
         try:
             return await claim.take(warehouse_url, flow_run_id=flow_run_id, attempt=attempt)
@@ -125,6 +128,14 @@ def _say(event: str, **facts: object) -> None:
     sys.stderr.write(json.dumps(line) + "\n")
 
 
+def _seconds(variable: str, *, default: float) -> float:
+    value = os.environ.get(variable)
+    try:
+        return default if value is None else float(value)
+    except ValueError:
+        raise ValueError(f"{variable} is {value!r}: set it to a number of seconds") from None
+
+
 def main() -> None:
     """Wait, claim, then hand this process over; returns only where there is nothing to execute."""
     try:
@@ -132,11 +143,12 @@ def main() -> None:
     except ValueError:
         sys.exit("PREFECT__FLOW_RUN_ID is not a flow run's id: the Prefect worker sets it in the Job of a run")
     try:
+        wait_seconds = _seconds("ETL_API_WAIT_SECONDS", default=60)
         run = read_flow_run(
             os.environ.get("PREFECT_API_URL", ""),
             flow_run_id,
             auth_string=os.environ.get("PREFECT_API_AUTH_STRING"),
-            within_seconds=float(os.environ.get("ETL_API_WAIT_SECONDS", "60")),
+            within_seconds=wait_seconds,
         )
     except (TimeoutError, ValueError, ApiRefused) as exc:
         sys.exit(str(exc))
@@ -146,7 +158,14 @@ def main() -> None:
     warehouse_url = os.environ.get("ETL_WAREHOUSE_URL")
     if warehouse_url:
         try:
-            claimed = asyncio.run(_claim(warehouse_url, flow_run_id, run.attempt))
+            claimed = asyncio.run(
+                _claim(
+                    warehouse_url,
+                    flow_run_id,
+                    run.attempt,
+                    within_seconds=min(wait_seconds, _CLAIM_WITHIN_SECONDS),
+                )
+            )
         except claim.UNREACHABLE as exc:
             _say(
                 "no claim yet: the flow will take it",

@@ -25,9 +25,7 @@ async def demo(state: Path, postgres_url: str | None, screen: Screen) -> None:
     ports = Ports(prefect=free_port(), orchestrator=free_port(), source=free_port())
     async with run_stack(state=state, ports=ports, postgres_url=postgres_url, steps=screen) as stack:
         started = time.monotonic()
-        status = await run_once(
-            stack, on_state=lambda text: screen.console.print(f"  {time.monotonic() - started:5.1f} s  {text}")
-        )
+        status = await run_once(stack, on_state=lambda text: screen.event(time.monotonic() - started, text))
         await show_result(stack, status, screen.console)
         screen.console.print(f"\nlogs: {state / 'logs'}; keep it running, with Prefect's UI: [bold]make dev[/]")
 

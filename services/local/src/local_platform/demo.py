@@ -16,6 +16,7 @@ from local_platform.errors import PartFailed
 from local_platform.stack import Stack
 
 _FINISHED_WITHIN_SECONDS = 180.0
+_NOT_SHOWN = {"step", "run_id", "correlation_id", "checksum"}
 _FINAL = {"Completed", "Failed", "Crashed", "Cancelled"}
 
 _LOAD = "SELECT * FROM loads WHERE run_id = $1 ORDER BY id DESC LIMIT 1"
@@ -120,7 +121,7 @@ class _Progress:
 
 
 def _describe(line: dict[str, Any]) -> str:
-    facts = (f"{key} {value}" for key, value in line.items() if key not in {"step", "run_id", "correlation_id"})
+    facts = (f"{key} {value}" for key, value in line.items() if key not in _NOT_SHOWN)
     return f"  {line['step']}: {', '.join(facts)}"
 
 

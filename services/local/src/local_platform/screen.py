@@ -27,6 +27,10 @@ class Screen:
             yield
         self.console.print(f"[green]✓[/] {title} [dim]{time.monotonic() - started:.1f} s[/]")
 
+    def event(self, seconds: float, text: str) -> None:
+        """What happened to the run, and when."""
+        self.console.print(f"  {seconds:5.1f} s  {escape(text)}", highlight=False, soft_wrap=True)
+
     def line(self, part: str, text: str) -> None:
         """One log line of a part."""
         self.console.print(f"[cyan]{part:>14}[/] {escape(text)}", highlight=False, soft_wrap=True)
