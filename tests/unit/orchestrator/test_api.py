@@ -301,7 +301,9 @@ async def test_openapi_is_exactly_the_routes(serve: Serve, database_url: str) ->
         ("/api/pipelines", "GET"),
         ("/api/{pipeline}/start", "POST"),
         ("/api/{pipeline}/status/{run_id}", "GET"),
+        ("/api/{pipeline}/cancel/{run_id}", "POST"),
         ("/api/{pipeline}/runs", "GET"),
+        ("/api/{pipeline}/events", "GET"),
         ("/api/{pipeline}/runs.csv", "GET"),
     }
     schemas = document["components"]["schemas"]

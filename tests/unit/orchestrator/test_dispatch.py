@@ -15,7 +15,7 @@ from orchestrator.dispatch import Dispatcher
 from orchestrator.ledger import acceptance, following, handover
 from orchestrator.ledger.tables import run_events, runs
 from orchestrator.prefect_api import PrefectApi
-from orchestrator.resilience import Guard, Limits
+from orchestrator.resilience import Guard, Limits, backoff
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -275,7 +275,7 @@ async def test_an_accepted_run_is_handed_over_at_once(serve: Serve) -> None:
 def test_backoff_grows_with_full_jitter_to_a_cap() -> None:
     """Any wait from none to the cap, on average twice as long each time."""
     for attempts, most in ((0, 0.5), (1, 1.0), (4, 8.0), (5, 15.0), (10**6, 15.0)):
-        waits = [dispatch.backoff(attempts) for _ in range(400)]
+        waits = [backoff(attempts) for _ in range(400)]
         assert 0 <= min(waits) < most * 0.1
         assert most * 0.9 < max(waits) <= most
 

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from orchestrator.errors import EngineConfused, EngineUnavailable
 from orchestrator.ledger import handover
-from orchestrator.ledger.following import Seen
+from orchestrator.ledger.events import Seen
 from orchestrator.ledger.leadership import Leadership
 from orchestrator.ledger.tables import run_events, runs
 from orchestrator.prefect_api import PrefectApi

@@ -188,3 +188,30 @@ async def test_an_id_unknown_to_prefect_and_ledger_is_404(serve: Serve, prefect:
         answer = await client.get(f"/api/etl/status/{UUID(int=7)}")
         assert answer.status_code == 404
         assert answer.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize("before", [None, "PENDING", "RUNNING"])
+async def test_cancelling_with_prefects_own_rules(serve: Serve, prefect: Prefect, before: str | None) -> None:
+    """Scheduled and never-started runs are Cancelled in seconds; a running one is told and then ends by itself."""
+    async with serve(**of(prefect), cancel_grace_seconds=0.5) as client:
+        where = (await client.post("/api/etl/start", json={"logical_date": "2026-03-01"})).headers["location"]
+
+        async def handed_over() -> Any:
+            return (await client.get(where)).json()["flow_run_id"]
+
+        flow_run_id = await eventually(handed_over, within=10, what="the run has a flow run")
+        if before:
+            await prefect.call("PATCH", f"/flow_runs/{flow_run_id}", {"infrastructure_pid": "flows:a-job"})
+            await prefect.move(flow_run_id, before)
+        answer = await client.post(where.replace("status", "cancel"))
+        assert answer.status_code == 202, answer.text
+
+        async def is_in(state: str) -> Any:
+            return (await client.get(where)).json()["state"] == state
+
+        if before == "RUNNING":
+            await eventually(lambda: is_in("Cancelling"), within=10, what="the run is Cancelling")
+            await prefect.move(flow_run_id, "CANCELLED")
+        await eventually(lambda: is_in("Cancelled"), within=10, what="the run is Cancelled")
+        assert (await prefect.call("GET", f"/flow_runs/{flow_run_id}"))["state_type"] == "CANCELLED"
+        assert (await client.post(where.replace("status", "cancel"))).status_code == 409

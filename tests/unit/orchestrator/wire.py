@@ -85,6 +85,7 @@ class PrefectWire(httpx.MockTransport):
         """Put a flow run into a state, as a worker or a person would."""
         now = datetime.now(UTC).isoformat()
         run = self.flow_runs[run_id]
+        run.setdefault("timeline", []).append({"type": state, "name": name or state.title(), "timestamp": now})
         run["state"] = {"type": state, "name": name or state.title(), "message": message, "timestamp": now}
         if state == "RUNNING":
             run["start_time"] = run["start_time"] or now
@@ -96,20 +97,26 @@ class PrefectWire(httpx.MockTransport):
         if self.fault is not None:
             return self.fault(request)
         path = request.url.path.removeprefix("/api")
-        found = self._get(path) if request.method == "GET" else self._post(path, json.loads(request.content))
+        get = request.method == "GET"
+        found = self._get(path, request.url.params) if get else self._post(path, json.loads(request.content))
         return found or httpx.Response(404, json={"detail": "Not found"})
 
-    def _get(self, path: str) -> httpx.Response | None:
+    def _get(self, path: str, query: httpx.QueryParams) -> httpx.Response | None:
         if path == "/ready":
             return httpx.Response(200, json=True)
         if path == f"/deployments/name/{DEPLOYMENT}" and self.deployment:
             return httpx.Response(200, json=self.deployment)
+        if path == "/flow_run_states/":
+            run = self.flow_runs.get(query["flow_run_id"])
+            return httpx.Response(200, json=run["timeline"] if run else [])
         run = self.flow_runs.get(path.removeprefix("/flow_runs/"))
         return httpx.Response(200, json=run) if run else None
 
     def _post(self, path: str, body: dict[str, Any]) -> httpx.Response | None:
         if self.deployment and path == f"/deployments/{self.deployment['id']}/create_flow_run":
             return self._create(body)
+        if path.endswith("/set_state"):
+            return self._set_state(path.split("/")[2], body)
         return httpx.Response(200, json=self._filter(body)) if path == "/flow_runs/filter" else None
 
     def _create(self, body: dict[str, Any]) -> httpx.Response:
@@ -121,6 +128,27 @@ class PrefectWire(httpx.MockTransport):
                 return httpx.Response(200, json=run)
         made = self.add("SCHEDULED", idempotency_key=key, parameters=body["parameters"], tags=body["tags"])
         return httpx.Response(201, json=made)
+
+    def _set_state(self, run_id: str, body: dict[str, Any]) -> httpx.Response | None:
+        """Prefect's rules for Cancelling: 201 whatever it thinks of it."""
+        run = self.flow_runs.get(run_id)
+        if run is None:
+            return None
+        now, wanted = run["state"]["type"], body["state"]
+        status = "ACCEPT"
+        if body.get("force"):
+            self.move(run_id, wanted["type"], message=wanted.get("message"))
+        elif now in {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}:
+            status = "ABORT"
+        elif now == "CANCELLING":
+            status = "REJECT"
+        elif now == "SCHEDULED" and not run.get("infrastructure_pid"):
+            status = "REJECT"
+            self.move(run_id, "CANCELLED")
+        else:
+            self.move(run_id, wanted["type"])
+        details = {"type": f"{status.lower()}_details"} | ({} if status == "ACCEPT" else {"reason": "as it is"})
+        return httpx.Response(201, json={"state": run["state"], "status": status, "details": details})
 
     def _filter(self, body: dict[str, Any]) -> list[dict[str, Any]]:
         assert body["limit"] <= 200, "Prefect answers 422 to more"

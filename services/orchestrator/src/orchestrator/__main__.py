@@ -11,6 +11,7 @@ from typing import Any
 
 import structlog
 import uvicorn
+from fastapi import FastAPI
 from pydantic import ValidationError
 
 from orchestrator import migrations
@@ -50,6 +51,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return asyncio.run(tend_schema(settings, command=asked.command, seconds=asked.wait))
 
 
+class Server(uvicorn.Server):
+    """uvicorn, which waits for open answers before it closes the application: event streams are ended first."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let event streams come to their end, then shut down as uvicorn does."""
+        app = self.config.app
+        if isinstance(app, FastAPI) and hasattr(app.state, "parts"):
+            app.state.parts.feed.end()
+        await super().shutdown(sockets)
+
+
 def serve(settings: Settings) -> int:
     """Answer the HTTP API until SIGTERM or SIGINT, then finish what is being answered."""
     # uvicorn raises the signal again once it has shut down in order: that is a success, not a death by signal
@@ -64,7 +76,7 @@ def serve(settings: Settings) -> int:
         )
         return 1
     log.info("serving", host=settings.host, port=settings.port, pipelines=[one.name for one in settings.pipelines])
-    server = uvicorn.Server(
+    server = Server(
         uvicorn.Config(
             create_app(settings),
             log_config=None,

@@ -1,7 +1,7 @@
 """The composition root: what the service is made of, opened and closed in one block."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
@@ -13,12 +13,14 @@ from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator import migrations, prefect_api
-from orchestrator.api import problems, runs, service
+from orchestrator.api import events, problems, runs, service
 from orchestrator.api.metrics import Metrics
 from orchestrator.api.parts import Parts
 from orchestrator.api.requests import Requests
+from orchestrator.cancel import Canceller
 from orchestrator.dispatch import Dispatcher
 from orchestrator.ledger.connection import open_ledger
+from orchestrator.ledger.feed import Feed
 from orchestrator.ledger.leadership import Leadership
 from orchestrator.prefect_api import PrefectApi
 from orchestrator.resilience import Guard, Limits
@@ -64,16 +66,26 @@ def create_app(
                     on_seen=metrics.seen,
                     on_failure=metrics.sync_failed,
                 )
+                feed = Feed(db=db, url=url)
+                canceller = Canceller(
+                    db=db, prefect=prefect, grace_seconds=settings.cancel_grace_seconds, on_seen=metrics.seen
+                )
                 app.state.parts = Parts(
                     db=db,
                     prefect=prefect,
                     pipelines={one.name: one for one in settings.pipelines},
                     metrics=metrics,
+                    feed=feed,
                     wake=dispatcher.wake,
+                    wake_canceller=canceller.wake,
                     check_schema=_once_at_head(db),
                 )
-                async with supervised({"dispatch": dispatcher.work, "sync": sync.work}):
-                    yield
+                works = {"dispatch": dispatcher.work, "sync": sync.work, "cancel": canceller.work, "events": feed.work}
+                async with supervised(works):
+                    try:
+                        yield
+                    finally:
+                        feed.end()
         finally:
             await db.dispose()
 
@@ -87,6 +99,7 @@ def create_app(
     )
     app.include_router(service.router)
     app.include_router(runs.router)
+    app.include_router(events.router)
     problems.install(app)
     app.add_middleware(Requests)
     described = app.openapi
@@ -101,7 +114,7 @@ def create_app(
 
 
 @asynccontextmanager
-async def supervised(works: dict[str, Callable[[], Awaitable[None]]]) -> AsyncIterator[None]:
+async def supervised(works: Mapping[str, Callable[[], Awaitable[None]]]) -> AsyncIterator[None]:
     """Keep each work going while the block lasts: one that ends is logged and begun again. None dies silently."""
     tasks = [asyncio.create_task(_kept_going(name, work), name=name) for name, work in works.items()]
     try:

@@ -1,7 +1,6 @@
 """Handing accepted runs to Prefect: each once, in the order of acceptance, for as long as it takes."""
 
 import asyncio
-import random
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
@@ -12,11 +11,10 @@ from orchestrator.errors import EngineConfused, EngineRefused, EngineUnavailable
 from orchestrator.ledger import handover
 from orchestrator.ledger.handover import Claim
 from orchestrator.prefect_api import PrefectApi
+from orchestrator.resilience import backoff
 from orchestrator.runs import FlowRun
 
 IDLE_SECONDS = 1.0  # how soon a run is found whose acceptance nobody here was woken by
-BACKOFF_FIRST = 0.5
-BACKOFF_MOST = 15.0
 
 log = structlog.get_logger(__name__)
 
@@ -117,11 +115,6 @@ class Dispatcher:
         if due is None:
             return IDLE_SECONDS
         return min(IDLE_SECONDS, max(0.02, (due - datetime.now(UTC)).total_seconds()))
-
-
-def backoff(attempts: int) -> float:
-    """Seconds before the next attempt after `attempts` earlier ones: exponential, with full jitter."""
-    return random.uniform(0, min(BACKOFF_MOST, BACKOFF_FIRST * 2 ** min(attempts, 16)))  # noqa: S311 -- not a secret
 
 
 def _tags(claim: Claim) -> list[str]:

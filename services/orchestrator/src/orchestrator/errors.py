@@ -6,6 +6,7 @@ OrchestratorError
   BodyTooLarge         the request body is longer than this service reads
   UnknownPipeline      no pipeline of that name is configured
   UnknownRun           no run with that id in that pipeline
+  RunOver              a run that has ended cannot be cancelled any more
   DeploymentMissing    a configured pipeline has no deployment in Prefect yet
   EngineUnavailable    Prefect cannot be reached, or says it cannot serve now
   EngineRefused        Prefect understood and said no, and will say no again
@@ -44,6 +45,10 @@ class UnknownPipeline(OrchestratorError):
 
 class UnknownRun(OrchestratorError):
     """No run with that id in that pipeline."""
+
+
+class RunOver(OrchestratorError):
+    """A run that has ended cannot be cancelled any more."""
 
 
 class DeploymentMissing(OrchestratorError):

@@ -7,6 +7,7 @@ that counts neither way (https://github.com/danielfm/pybreaker has no asyncio su
 """
 
 import asyncio
+import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
@@ -19,6 +20,15 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 T = TypeVar("T")
 Clock = Callable[[], float]
 BreakerState = Literal["closed", "open", "half-open"]
+
+
+BACKOFF_FIRST = 0.5
+BACKOFF_MOST = 15.0
+
+
+def backoff(attempts: int) -> float:
+    """Seconds before durable work is tried again after `attempts` earlier ones: exponential, with full jitter."""
+    return random.uniform(0, min(BACKOFF_MOST, BACKOFF_FIRST * 2 ** min(attempts, 16)))  # noqa: S311 -- not a secret
 
 
 class Transient(Exception):

@@ -12,8 +12,8 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator.errors import DeploymentMissing, EngineConfused, EngineRefused, OrchestratorError
-from orchestrator.ledger import following, handover
-from orchestrator.ledger.following import Seen
+from orchestrator.ledger import cancellation, following, handover
+from orchestrator.ledger.events import Seen
 from orchestrator.ledger.leadership import Leadership
 from orchestrator.prefect_api import PrefectApi
 from orchestrator.runs import Facts
@@ -175,5 +175,6 @@ class Sync:
     async def _settled(self) -> None:
         if self._trouble is not None:
             await handover.hurry(self._db)
+            await cancellation.hurry(self._db)
             log.info("following Prefect again", after=self._trouble)
         self._trouble = None

@@ -38,6 +38,17 @@ class Accepted(BaseModel):
     status: Literal["scheduled"] = "scheduled"
 
 
+class Cancelling(BaseModel):
+    """The wish to cancel is committed."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"run_id": RUN_ID, "state": "Cancelling"}]})
+
+    run_id: UUID
+    state: Literal[State.CANCELLING, State.CANCELLED] = Field(
+        description="Cancelled where Prefect did not have the run yet; else it is on its way there"
+    )
+
+
 class Handover(BaseModel):
     """How handing the run to Prefect goes."""
 
@@ -68,6 +79,7 @@ class RunStatus(BaseModel):
                     "started_at": "2026-03-02T08:00:06.500Z",
                     "ended_at": "2026-03-02T08:00:41.730Z",
                     "duration_ms": 35230,
+                    "cancel_requested_at": None,
                     "dispatch": {"attempts": 1, "last_error": None, "next_attempt_at": None},
                 }
             ]
@@ -89,6 +101,7 @@ class RunStatus(BaseModel):
     started_at: datetime | None
     ended_at: datetime | None
     duration_ms: int | None
+    cancel_requested_at: datetime | None = Field(description="When somebody asked to cancel it")
     dispatch: Handover
 
     @classmethod
@@ -101,6 +114,20 @@ class RunStatus(BaseModel):
                 attempts=row.dispatch_attempts, last_error=row.last_error, next_attempt_at=row.next_attempt_at
             ),
         )
+
+
+class Change(BaseModel):
+    """One recorded change of a run: the `data` of a server-sent event."""
+
+    run_id: UUID
+    kind: Literal["submitted", "changed", "ended"]
+    state: State
+    state_name: str
+    message: str | None
+    logical_date: date
+    at: datetime
+    duration_ms: int | None
+    correlation_id: str
 
 
 class RunPage(BaseModel):

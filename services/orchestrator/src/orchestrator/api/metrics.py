@@ -5,7 +5,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator.errors import LedgerUnavailable
 from orchestrator.ledger import reading
-from orchestrator.ledger.following import Seen
+from orchestrator.ledger.events import Seen
 from orchestrator.runs import State
 
 START_BUCKETS = (0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 900, 3600)

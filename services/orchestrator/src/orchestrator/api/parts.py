@@ -9,19 +9,25 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator.api.metrics import Metrics
 from orchestrator.errors import UnknownPipeline
+from orchestrator.ledger.feed import Feed
 from orchestrator.prefect_api import PrefectApi
 from orchestrator.settings import Pipeline
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """Everything open while the service runs. `wake` tells the dispatcher of a run; `check_schema` raises."""
+    """Everything open while the service runs.
+
+    `wake` tells the dispatcher of a run, `wake_canceller` the canceller of a wish; `check_schema` raises.
+    """
 
     db: AsyncEngine
     prefect: PrefectApi
     pipelines: dict[str, Pipeline]
     metrics: Metrics
+    feed: Feed
     wake: Callable[[], None]
+    wake_canceller: Callable[[], None]
     check_schema: Callable[[], Awaitable[None]]
 
 

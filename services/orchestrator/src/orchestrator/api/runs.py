@@ -11,10 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from orchestrator import runs
 from orchestrator.api import pages, problems
-from orchestrator.api.answers import Accepted, RunPage, RunStatus, StartRequest
+from orchestrator.api.answers import Accepted, Cancelling, RunPage, RunStatus, StartRequest
 from orchestrator.api.parts import OfPipeline, Parts, WithParts
-from orchestrator.errors import DeploymentMissing, UnknownRun
-from orchestrator.ledger import acceptance, following, reading
+from orchestrator.errors import DeploymentMissing, RunOver, UnknownRun
+from orchestrator.ledger import acceptance, cancellation, following, reading
 from orchestrator.ledger.acceptance import Key
 from orchestrator.ledger.reading import Wanted
 from orchestrator.runs import Facts, State
@@ -117,12 +117,31 @@ async def _facts(pipeline: Pipeline, parts: Parts) -> Facts:
     return facts
 
 
+@router.post("/cancel/{run_id}", status_code=HTTPStatus.ACCEPTED, responses=problems.responses(404, 409, 422, 503))
+async def cancel(run_id: UUID, pipeline: OfPipeline, parts: WithParts) -> Cancelling:
+    """Cancel a run in whatever state it is: committed when this answers, also while Prefect is away."""
+    asked = await cancellation.ask(parts.db, pipeline.name, run_id)
+    if asked is None:
+        raise _unknown(pipeline, run_id)
+    if asked.late:
+        raise RunOver(f"run {run_id} is {asked.state} already: there is nothing left to cancel")
+    if asked.ended is not None:
+        parts.metrics.seen(asked.ended)
+    parts.wake_canceller()
+    log.info("cancellation asked", run_id=str(run_id), pipeline=pipeline.name, state=str(asked.state))
+    return Cancelling(run_id=run_id, state=asked.state)
+
+
+def _unknown(pipeline: Pipeline, run_id: UUID) -> UnknownRun:
+    return UnknownRun(f"pipeline {pipeline.name} has no run {run_id}; /api/{pipeline.name}/runs lists those it has")
+
+
 @router.get("/status/{run_id}", responses=problems.responses(404, 422, 503))
 async def status(run_id: UUID, pipeline: OfPipeline, parts: WithParts) -> RunStatus:
     """All that is known of one run."""
     row = await reading.run(parts.db, pipeline.name, run_id)
     if row is None:
-        raise UnknownRun(f"pipeline {pipeline.name} has no run {run_id}; /api/{pipeline.name}/runs lists those it has")
+        raise _unknown(pipeline, run_id)
     return RunStatus.of(row)
 
 

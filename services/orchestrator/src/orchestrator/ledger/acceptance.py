@@ -8,13 +8,14 @@ from datetime import date
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import func, insert, select
+from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator.errors import KeyReused
 from orchestrator.ledger.connection import transaction
-from orchestrator.ledger.tables import run_events, runs
+from orchestrator.ledger.events import append, submission
+from orchestrator.ledger.tables import runs
 from orchestrator.runs import State
 
 
@@ -85,16 +86,7 @@ async def accept(
     async with transaction(db) as connection:
         accepted_at = (await connection.execute(new)).scalar_one_or_none()
         if accepted_at is not None:
-            await connection.execute(
-                insert(run_events).values(
-                    run_id=run_id,
-                    pipeline=pipeline,
-                    kind="submitted",
-                    at=accepted_at,
-                    state=State.SCHEDULED,
-                    state_name=State.SCHEDULED,
-                )
-            )
+            await append(connection, [submission(run_id, pipeline, accepted_at)])
             return run_id, True
     first = await known(db, pipeline, key) if key else None
     if first is None:

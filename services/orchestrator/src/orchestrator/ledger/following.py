@@ -1,38 +1,22 @@
 """Writing down what Prefect says: pipelines' facts, states of known runs, and runs that others made."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import and_, exists, func, insert, or_, select, update
+from sqlalchemy import and_, exists, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from orchestrator.ledger.connection import transaction
+from orchestrator.ledger.events import Event, Seen, append, submission
 from orchestrator.ledger.handover import link
-from orchestrator.ledger.tables import pipelines, run_events, runs, unfinished
+from orchestrator.ledger.tables import pipelines, runs, unfinished
 from orchestrator.runs import Facts, FlowRun, State, day_of
 
 CRASHED_FOR = timedelta(hours=6)  # how long a crashed run is still watched for a change of Prefect's mind
-
-
-@dataclass(frozen=True, kw_only=True)
-class Seen:
-    """A change that was recorded: what metrics and logs are made of."""
-
-    run_id: UUID
-    pipeline: str
-    correlation_id: str
-    before: State | None
-    state: State
-    state_name: str
-    message: str | None
-    accepted_at: datetime
-    started_at: datetime | None
-    ended_at: datetime | None
-    first_start: bool
 
 
 async def note_pipeline(db: AsyncEngine, pipeline: str, facts: Facts, next_starts: Sequence[datetime]) -> None:
@@ -90,21 +74,24 @@ async def record(
     A run made through this service is found by its idempotency key where its row does not yet name the flow run; any
     other flow run of a deployment in `pipelines_of` is adopted under its own id. Repeating a call changes nothing.
     """
+    events: dict[UUID, list[Event]] = {one.flow_run_id: [] for one in told}
     async with transaction(db) as connection:
         rows = await _rows(connection, told)
         seen = []
-        for flow_run in told:
+        for flow_run in sorted(told, key=lambda one: one.flow_run_id):  # whoever locks rows locks them in one order
+            noted = events[flow_run.flow_run_id]
             row = rows.get(flow_run.flow_run_id)
             if row is None:
                 row = await _made_here(connection, flow_run)
             if row is not None:
-                change = await _change(connection, row, flow_run) if row.flow_run_id else None
+                change = await _change(connection, row, flow_run, noted) if row.flow_run_id else None
             elif flow_run.deployment_id is not None and flow_run.deployment_id in pipelines_of:
-                change = await _adopt(connection, flow_run, *pipelines_of[flow_run.deployment_id])
+                change = await _adopt(connection, flow_run, *pipelines_of[flow_run.deployment_id], noted)
             else:
                 change = None
             if change is not None:
                 seen.append(change)
+        await append(connection, [event for of_one in events.values() for event in of_one])
     return seen
 
 
@@ -129,7 +116,10 @@ async def lose(db: AsyncEngine, flow_run_id: UUID) -> Seen | None:
             started_at=row.started_at,
             ended_at=now,
         )
-        return await _change(connection, row, gone)
+        noted: list[Event] = []
+        change = await _change(connection, row, gone, noted)
+        await append(connection, noted)
+        return change
 
 
 async def _rows(connection: AsyncConnection, told: Sequence[FlowRun]) -> dict[UUID, Any]:
@@ -150,7 +140,7 @@ async def _made_here(connection: AsyncConnection, flow_run: FlowRun) -> Any:
     return row
 
 
-async def _change(connection: AsyncConnection, row: Any, told: FlowRun) -> Seen | None:
+async def _change(connection: AsyncConnection, row: Any, told: FlowRun, events: list[Event]) -> Seen | None:
     before = State(row.state)
     is_new = (row.state, row.state_name, row.message) != (told.state, told.state_name, told.message)
     started_at = told.started_at or row.started_at
@@ -170,7 +160,7 @@ async def _change(connection: AsyncConnection, row: Any, told: FlowRun) -> Seen 
     if changed.rowcount == 0:  # another replica was quicker; the next look compares with what it wrote
         return None
     if is_new:
-        await _note_event(connection, row.run_id, row.pipeline, told)
+        events.append(_event(row.run_id, row.pipeline, told))
     return Seen(
         run_id=row.run_id,
         pipeline=row.pipeline,
@@ -186,7 +176,9 @@ async def _change(connection: AsyncConnection, row: Any, told: FlowRun) -> Seen 
     )
 
 
-async def _adopt(connection: AsyncConnection, told: FlowRun, pipeline: str, facts: Facts) -> Seen | None:
+async def _adopt(
+    connection: AsyncConnection, told: FlowRun, pipeline: str, facts: Facts, events: list[Event]
+) -> Seen | None:
     new = await connection.execute(
         upsert(runs)
         .values(
@@ -209,18 +201,9 @@ async def _adopt(connection: AsyncConnection, told: FlowRun, pipeline: str, fact
     )
     if new.rowcount == 0:
         return None
-    await connection.execute(
-        insert(run_events).values(
-            run_id=told.flow_run_id,
-            pipeline=pipeline,
-            kind="submitted",
-            at=told.expected_at,
-            state=State.SCHEDULED,
-            state_name=State.SCHEDULED,
-        )
-    )
+    events.append(submission(told.flow_run_id, pipeline, told.expected_at))
     if told.state is not State.SCHEDULED:
-        await _note_event(connection, told.flow_run_id, pipeline, told)
+        events.append(_event(told.flow_run_id, pipeline, told))
     return Seen(
         run_id=told.flow_run_id,
         pipeline=pipeline,
@@ -236,16 +219,14 @@ async def _adopt(connection: AsyncConnection, told: FlowRun, pipeline: str, fact
     )
 
 
-async def _note_event(connection: AsyncConnection, run_id: UUID, pipeline: str, told: FlowRun) -> None:
-    await connection.execute(
-        insert(run_events).values(
-            run_id=run_id,
-            pipeline=pipeline,
-            kind="ended" if told.state.ended else "changed",
-            at=told.ended_at or told.at,
-            state=told.state,
-            state_name=told.state_name,
-            message=told.message,
-            duration_ms=told.duration_ms,
-        )
-    )
+def _event(run_id: UUID, pipeline: str, told: FlowRun) -> Event:
+    return {
+        "run_id": run_id,
+        "pipeline": pipeline,
+        "kind": "ended" if told.state.ended else "changed",
+        "at": told.ended_at or told.at,
+        "state": told.state,
+        "state_name": told.state_name,
+        "message": told.message,
+        "duration_ms": told.duration_ms,
+    }

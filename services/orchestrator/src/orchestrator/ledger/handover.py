@@ -7,13 +7,17 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, insert, or_, select, tuple_, update
+from sqlalchemy import and_, exists, func, or_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from orchestrator.ledger.cancellation import wish
 from orchestrator.ledger.connection import transaction
-from orchestrator.ledger.tables import pipelines, run_events, runs, waiting
+from orchestrator.ledger.events import append
+from orchestrator.ledger.tables import cancellations, pipelines, runs, waiting
 from orchestrator.runs import FlowRun, State
+
+unwanted = exists().where(cancellations.c.run_id == runs.c.run_id)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,11 +77,8 @@ class Claim:
                 .returning(runs.c.ended_at)
             )
         ).scalar_one()
-        await self.connection.execute(
-            insert(run_events).values(
-                **ended, run_id=self.run_id, pipeline=self.pipeline, kind="ended", at=at, duration_ms=0
-            )
-        )
+        event = {"run_id": self.run_id, "pipeline": self.pipeline, "kind": "ended", "at": at, "duration_ms": 0}
+        await append(self.connection, [event | ended])
 
 
 @asynccontextmanager
@@ -115,13 +116,14 @@ async def claim(db: AsyncEngine, known: Collection[str]) -> AsyncIterator[Claim 
         )
         .where(
             waiting,
+            ~unwanted,
             runs.c.pipeline.in_(list(known)),
             runs.c.next_attempt_at <= now,
             or_(holding.c.run_id.is_(None), in_front),
         )
         .order_by(runs.c.accepted_at, runs.c.run_id)
         .limit(1)
-        .with_for_update(of=runs, skip_locked=True)
+        .with_for_update(of=runs, skip_locked=True, key_share=True)  # events and wishes may refer to it meanwhile
     )
     async with transaction(db) as connection:
         row = (await connection.execute(query)).one_or_none()
@@ -139,7 +141,7 @@ async def claim(db: AsyncEngine, known: Collection[str]) -> AsyncIterator[Claim 
 
 async def next_due(db: AsyncEngine, known: Collection[str]) -> datetime | None:
     """When the next waiting run of the `known` pipelines may be tried; None when none waits."""
-    query = select(func.min(runs.c.next_attempt_at)).where(waiting, runs.c.pipeline.in_(list(known)))
+    query = select(func.min(runs.c.next_attempt_at)).where(waiting, ~unwanted, runs.c.pipeline.in_(list(known)))
     async with transaction(db) as connection:
         due: datetime | None = (await connection.execute(query)).scalar_one()
     return due
@@ -156,11 +158,22 @@ async def hurry(db: AsyncEngine) -> None:
 
 
 async def link(connection: AsyncConnection, run_id: UUID, flow_run_id: UUID) -> bool:
-    """Note that Prefect has the run although nobody could write that down; False while a dispatcher holds the run."""
+    """Note that Prefect has the run although nobody could write that down; False while a dispatcher holds the run.
+
+    A run that was cancelled here meanwhile stays so, and Prefect is told.
+    """
     free = select(runs.c.run_id).where(runs.c.run_id == run_id).with_for_update(skip_locked=True)
     linked = await connection.execute(
         update(runs)
-        .where(runs.c.run_id == free.scalar_subquery(), waiting, runs.c.flow_run_id.is_(None))
+        .where(
+            runs.c.run_id == free.scalar_subquery(),
+            or_(waiting, and_(runs.c.state == State.CANCELLED, runs.c.dispatched_at.is_(None))),
+            runs.c.flow_run_id.is_(None),
+        )
         .values(flow_run_id=flow_run_id, dispatched_at=func.clock_timestamp(), next_attempt_at=None, last_error=None)
+        .returning(runs.c.ended_at)
     )
-    return linked.rowcount == 1
+    row = linked.one_or_none()
+    if row is not None and row.ended_at is not None:
+        await wish(connection, [run_id], again=True)
+    return row is not None

@@ -9,7 +9,7 @@ from sqlalchemy import ARRAY, Row, Select, Text, cast, func, lateral, select, tr
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator.ledger.connection import transaction
-from orchestrator.ledger.tables import pipelines, run_events, runs, unfinished, waiting
+from orchestrator.ledger.tables import cancellations, pipelines, run_events, runs, unfinished, waiting
 from orchestrator.runs import Facts, Schedule, State
 
 
@@ -33,6 +33,11 @@ class Wanted:
     limit: int = 50
 
 
+shown = select(runs, cancellations.c.asked_at.label("cancel_requested_at")).select_from(
+    runs.outerjoin(cancellations, cancellations.c.run_id == runs.c.run_id)
+)
+
+
 async def ping(db: AsyncEngine) -> None:
     """Return when the database answers; raise LedgerUnavailable else."""
     async with transaction(db) as connection:
@@ -41,14 +46,14 @@ async def ping(db: AsyncEngine) -> None:
 
 async def run(db: AsyncEngine, pipeline: str, run_id: UUID) -> Row[Any] | None:
     """One run's row, None where the pipeline has no such run."""
-    query = select(runs).where(runs.c.run_id == run_id, runs.c.pipeline == pipeline)
+    query = shown.where(runs.c.run_id == run_id, runs.c.pipeline == pipeline)
     async with transaction(db) as connection:
         return (await connection.execute(query)).one_or_none()
 
 
 async def recent(db: AsyncEngine, wanted: Wanted, after: tuple[datetime, UUID] | None) -> list[Row[Any]]:
     """Up to limit + 1 runs, newest first, older than the place `after` names; the extra one says that more follow."""
-    query = _only(select(runs).where(runs.c.pipeline == wanted.pipeline), wanted, runs.c.state)
+    query = _only(shown.where(runs.c.pipeline == wanted.pipeline), wanted, runs.c.state)
     if after is not None:
         query = query.where(tuple_(runs.c.accepted_at, runs.c.run_id) < after)
     query = query.order_by(runs.c.accepted_at.desc(), runs.c.run_id.desc()).limit(wanted.limit + 1)

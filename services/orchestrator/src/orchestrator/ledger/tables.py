@@ -103,6 +103,21 @@ Index(
     postgresql_where=runs.c.idempotency_key.is_not(None),
 )
 
+# One row for each run that somebody asked to cancel, until there is nothing left to do about it.
+cancellations = Table(
+    "cancellations",
+    metadata,
+    Column("run_id", Uuid, ForeignKey("runs.run_id"), primary_key=True),
+    Column("asked_at", Moment, nullable=False),
+    Column("sent_at", Moment),
+    Column("settled_at", Moment),
+    Column("next_attempt_at", Moment, nullable=False),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("last_error", Text),
+)
+
+Index("cancellations_open", cancellations.c.next_attempt_at, postgresql_where=cancellations.c.settled_at.is_(None))
+
 # Append-only: every state a run was seen in. `kind` is submitted, changed or ended.
 run_events = Table(
     "run_events",

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from orchestrator.errors import EngineConfused, EngineRefused, EngineUnavailable, OrchestratorError
 from orchestrator.prefect_api import shapes
 from orchestrator.resilience import CircuitOpen, DeadlineExceeded, Guard, Transient
-from orchestrator.runs import Facts, FlowRun
+from orchestrator.runs import Facts, FlowRun, State
 from orchestrator.settings import Settings
 
 TRANSIENT_STATUS = frozenset({408, 429, 500, 502, 503, 504})  # 500: its answer while its database is away
@@ -83,6 +83,26 @@ class PrefectApi:
         path = f"/deployments/{deployment_id}/create_flow_run"
         return shapes.read(shapes.FLOW_RUN, await self._ask("create_flow_run", "POST", path, body)).told()
 
+    async def cancel(self, flow_run_id: UUID) -> str:
+        """Ask Prefect to cancel a flow run; how it took that, in its words.
+
+        A run that has no process yet is Cancelled at once, which Prefect calls a rejection.
+        """
+        return await self._set_state("cancel", flow_run_id, {"state": {"type": "CANCELLING", "name": "Cancelling"}})
+
+    async def end_as_cancelled(self, flow_run_id: UUID, *, reason: str) -> str:
+        """End a flow run as Cancelled, whatever Prefect's rules say of its present state."""
+        state = {"type": "CANCELLED", "name": "Cancelled", "message": reason}
+        return await self._set_state("end_as_cancelled", flow_run_id, {"state": state, "force": True})
+
+    async def state_before_cancelling(self, flow_run_id: UUID) -> State | None:
+        """The last state of a flow run that was not Cancelling; None when it had no other."""
+        answer = await self._ask("states", "GET", f"/flow_run_states/?flow_run_id={flow_run_id}")
+        told = shapes.read(shapes.STATES, answer)
+        in_order = sorted(told, key=lambda one: one.timestamp)
+        earlier = [state for one in in_order if (state := State.of(one.type)) is not State.CANCELLING]
+        return earlier[-1] if earlier else None
+
     async def flow_run(self, flow_run_id: UUID) -> FlowRun | None:
         """One flow run, None when Prefect has none of that id."""
         found = await self._find("flow_run", f"/flow_runs/{flow_run_id}", shapes.FLOW_RUN)
@@ -134,6 +154,12 @@ class PrefectApi:
             if len(page) < shapes.PAGE:
                 return found
 
+    async def _set_state(self, operation: str, flow_run_id: UUID, body: Any) -> str:
+        told = shapes.read(
+            shapes.OUTCOME, await self._ask(operation, "POST", f"/flow_runs/{flow_run_id}/set_state", body)
+        )
+        return f"{told.status}: {told.details.reason}" if told.details.reason else told.status
+
     async def _find(self, operation: str, path: str, shape: TypeAdapter[T]) -> T | None:
         try:
             return shapes.read(shape, await self._ask(operation, "GET", path))
@@ -143,7 +169,7 @@ class PrefectApi:
             raise
 
     async def _ask(self, operation: str, method: str, path: str, body: Any = None) -> httpx.Response:
-        """Every request made here may be repeated: it reads, or it carries an idempotency key."""
+        """Every request made here may be repeated: it reads, carries a key, or sets what may be set twice."""
         started = time.monotonic()
         outcome = "cancelled"
         try:

@@ -103,6 +103,15 @@ class _Deployment(BaseModel):
         )
 
 
+class _Details(BaseModel):
+    reason: str | None = None
+
+
+class _Outcome(BaseModel):
+    status: str
+    details: _Details
+
+
 class _Upcoming(BaseModel):
     expected_start_time: datetime
 
@@ -110,6 +119,8 @@ class _Upcoming(BaseModel):
 FLOW_RUN = TypeAdapter(_FlowRun)
 FLOW_RUNS = TypeAdapter(Annotated[list[_FlowRun], Field(max_length=PAGE)])
 DEPLOYMENT = TypeAdapter(_Deployment)
+OUTCOME = TypeAdapter(_Outcome)
+STATES = TypeAdapter(list[_State])
 UPCOMING = TypeAdapter(list[_Upcoming])
 
 
