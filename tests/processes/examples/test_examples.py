@@ -137,7 +137,7 @@ def test_each_run_leaves_a_line(reader_with_server: Reader) -> None:
         assert "1. A run that goes well: Completed" in output
         assert "2. A run whose source is away: Failed" in output
         assert output.count("| count_flights | Failed |") >= 1
-    rows = lines_of(reader_with_server.folder)
+    rows = lines_of(reader_with_server.folder / "runs/metrics.csv")
     assert (
         sorted((row["flow"], row["state"]) for row in rows)
         == [("count_flights", "Completed")] * 2 + [("count_flights", "Failed")] * 2
@@ -149,33 +149,40 @@ def test_each_run_leaves_a_line(reader_with_server: Reader) -> None:
         assert ("503 Service Unavailable" in row["notes"]) == (row["state"] == "Failed")
 
 
-def test_many_processes_may_append(reader: Reader) -> None:
-    """Four processes with a hundred long lines each: one header, every line whole."""
-    program = f"""
-import os, runpy
-append = runpy.run_path({str(EXAMPLES / "05_run_logger.py")!r})["append"]
-children = []
-for writer in range(4):
-    child = os.fork()
-    if child == 0:
-        for number in range(100):
-            append((str(number), f"flow-{{writer}}", "Completed", "1", "x" * 20_000))
-        os._exit(0)
-    children.append(child)
-assert all(os.waitpid(child, 0)[1] == 0 for child in children)
+# Writes a line into each of many new files, every 5 ms the next, at the same instants as the other writers.
+WRITER = """
+import runpy, sys, time
+from pathlib import Path
+
+example, me, writers, files = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+sys.path.insert(0, str(Path(example).parent))
+append = runpy.run_path(example)["append"]
+Path(f"ready-{me}").touch()
+deadline = time.monotonic() + 60
+while len(ready := list(Path().glob("ready-*"))) < writers:
+    assert time.monotonic() < deadline, "the other writers never came"
+    time.sleep(0.001)
+begin = max(one.stat().st_mtime for one in ready) + 0.1
+for number in range(files):
+    while time.time() < begin + number * 0.005:
+        pass
+    append(("now", f"flow-{me}", "Completed", "1", "x" * 20_000), to=Path(f"runs/{number}/metrics.csv"))
 """
-    reader.finish(reader.start("-c", "import sys; sys.path.insert(0, " + repr(str(EXAMPLES)) + ")" + program))
-    rows = lines_of(reader.folder)
-    assert len(rows) == 400
-    for writer in range(4):
-        own = [row for row in rows if row["flow"] == f"flow-{writer}"]
-        assert [row["timestamp"] for row in own] == [str(number) for number in range(100)]
-        assert all(row["notes"] == "x" * 20_000 for row in own)
 
 
-def lines_of(folder: Path) -> list[dict[str, str]]:
+def test_many_processes_may_append(reader: Reader) -> None:
+    """Two processes find a file empty in the same instant, two hundred times: always one header and two whole lines."""
+    example = str(EXAMPLES / "05_run_logger.py")
+    for process in [reader.start("-c", WRITER, example, str(me), "2", "200") for me in range(2)]:
+        reader.finish(process)
+    for number in range(200):
+        rows = lines_of(reader.folder / f"runs/{number}/metrics.csv")
+        assert sorted((row["flow"], row["notes"]) for row in rows) == [(f"flow-{me}", "x" * 20_000) for me in range(2)]
+
+
+def lines_of(log: Path) -> list[dict[str, str]]:
     """The run log's lines; the header is its first line and no other."""
-    text = (folder / "runs/metrics.csv").read_text(encoding="utf-8")
+    text = log.read_text(encoding="utf-8")
     header = "timestamp,flow,state,duration_ms,notes"
     assert text.startswith(header)
     assert text.count(header) == 1
