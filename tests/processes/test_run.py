@@ -17,6 +17,7 @@ from typing import Any
 
 import asyncpg
 import httpx
+import psutil
 import pytest
 from etl.deploy import register_within
 from etl.registration import DAILY_JOB, Registration, WorkPool
@@ -34,6 +35,13 @@ def eventually(look: Callable[[], Any], *, within: float, what: str) -> Any:
             pytest.fail(f"not within {within:g} s: {what}")
         time.sleep(0.05)
     return found
+
+
+def signal_pod(process: subprocess.Popen[str], number: signal.Signals) -> None:
+    """Send a signal to every process of a pod, as the end or the freezing of a container does; Prefect makes groups."""
+    first = psutil.Process(process.pid)
+    for one in (first, *first.children(recursive=True)):
+        one.send_signal(number)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +94,7 @@ class Platform:
         return str(answer.raise_for_status().json()["id"])
 
     def execute(self, flow_run_id: str, **environment: str) -> subprocess.Popen[str]:
-        """Start a pod's process; its group is its own, so that a signal can reach all of it."""
+        """Start a pod's process."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "ETL_"))}
         process = subprocess.Popen(
             [sys.executable, "-m", "etl.start"],
@@ -106,7 +114,6 @@ class Platform:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
-            start_new_session=True,
         )
         self.processes.append(process)
         return process
@@ -179,7 +186,7 @@ def platform(prefect_server: str, source: str, warehouse: str, tmp_path: Path) -
         source_client.delete("/faults").raise_for_status()
         for process in platform.processes:
             if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
+                signal_pod(process, signal.SIGKILL)
             process.wait()
             if process.stderr is not None:
                 process.stderr.close()
@@ -231,23 +238,31 @@ def test_a_second_process_of_the_same_attempt_does_nothing(platform: Platform) -
     assert platform.query("SELECT count(*) FROM loads") == [(1,)]
 
 
-def test_a_late_attempt_stands_aside(platform: Platform) -> None:
-    """An attempt believed dead wakes up after the rerun loaded: it writes nothing, and the run stays Completed."""
-    platform.slow_source(2)
-    flow_run_id = platform.accept()
-    sleeper = platform.execute(flow_run_id)
-    platform.has_begun(sleeper)
-    os.killpg(sleeper.pid, signal.SIGSTOP)
-    platform.reschedule(flow_run_id)
-    rerun = platform.execute(flow_run_id)
-    _, stderr = rerun.communicate(timeout=RUN_SECONDS)
-    assert platform.run(flow_run_id)["state_name"] == "Completed", stderr
-    before = platform.states(flow_run_id)
+def test_who_wakes_up_after_a_newer_claim_loaded_writes_nothing(platform: Platform) -> None:
+    """Two processes sleep through a rerun of the one's run, which loads the day of both.
 
-    os.killpg(sleeper.pid, signal.SIGCONT)
-    _, stderr = sleeper.communicate(timeout=RUN_SECONDS)
-    assert "stand aside" in stderr
-    assert platform.states(flow_run_id) == before
+    The rerun's own first attempt leaves the run Completed; the other run fails and says whose the day is.
+    """
+    platform.slow_source(2)
+    rerun, other = platform.accept(), platform.accept()
+    sleepers = {}
+    for asked_by_then, flow_run_id in ((1, rerun), (3, other)):
+        sleepers[flow_run_id] = platform.execute(flow_run_id)
+        platform.has_begun(sleepers[flow_run_id], requests=asked_by_then)
+        signal_pod(sleepers[flow_run_id], signal.SIGSTOP)
+    platform.reschedule(rerun)
+    _, stderr = platform.execute(rerun).communicate(timeout=RUN_SECONDS)
+    assert platform.run(rerun)["state_name"] == "Completed", stderr
+    before = platform.states(rerun)
+
+    for sleeper in sleepers.values():
+        signal_pod(sleeper, signal.SIGCONT)
+    stderr = {flow_run_id: sleeper.communicate(timeout=RUN_SECONDS)[1] for flow_run_id, sleeper in sleepers.items()}
+    assert "stand aside" in stderr[rerun]
+    assert platform.states(rerun) == before
+    state = platform.run(other)["state"]
+    assert state["name"] == "Failed", stderr[other]
+    assert f"ClaimLost: {DAY} was claimed by the later flow run {rerun}" in state["message"]
     assert platform.query("SELECT count(*) FROM flights") == [(FLIGHTS_OF_THE_DAY,)]
     assert platform.query("SELECT fence = (SELECT max(fence) FROM claims) FROM loads") == [(True,)]
 
@@ -258,7 +273,7 @@ def test_a_killed_run_is_rerun(platform: Platform) -> None:
     flow_run_id = platform.accept()
     killed = platform.execute(flow_run_id)
     platform.has_begun(killed)
-    os.killpg(killed.pid, signal.SIGKILL)
+    signal_pod(killed, signal.SIGKILL)
     killed.communicate()
     platform.source.delete("/faults")
     platform.reschedule(flow_run_id)

@@ -39,7 +39,8 @@ class Fleet(RuleBasedStateMachine):
                 self.opened_at = self.now
         self.circuit = after
 
-    @rule(seconds=st.integers(0, 60))
+    # the rule's own times, and what lies just beside them
+    @rule(seconds=st.sampled_from([0, 1, 9, 10, 29, 30, 101]))
     def time_passes(self, seconds: int) -> None:
         self.now += timedelta(seconds=seconds)
 
@@ -94,13 +95,23 @@ class Fleet(RuleBasedStateMachine):
         self.become(after)
 
     @rule()
-    def somebody_isolates(self) -> None:
+    def an_outage(self) -> None:
+        """As many calls as it takes fail, as they do when the source is down."""
+        for _ in range(RULE.failures_to_open):
+            self.failure(self.call())
+
+    @rule(really=st.integers(0, 3))
+    def somebody_isolates(self, really: int) -> None:
+        if really != 0:
+            return
         self.become(isolated(self.circuit, self.now, "by hand"))
         self.opened_at = self.now
         assert admit(self.circuit, RULE, self.now + timedelta(days=365))[1] is None
 
-    @rule()
-    def somebody_resets(self) -> None:
+    @rule(really=st.integers(0, 3))
+    def somebody_resets(self, really: int) -> None:
+        if really != 0:
+            return
         self.become(reset(self.circuit))
         assert self.circuit.state == "closed"
         self.streak = []
@@ -112,7 +123,7 @@ class Fleet(RuleBasedStateMachine):
 
 
 TestFleet = Fleet.TestCase
-TestFleet.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestFleet.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
 
 
 def opened() -> Circuit:
@@ -140,6 +151,15 @@ def test_a_stale_success_does_not_close() -> None:
     assert early is not None
     present = opened()
     assert succeeded(present, early) == present
+
+
+def test_while_a_probe_is_under_way_nobody_else_is_let_in() -> None:
+    """Until the probe's time is up, to the microsecond."""
+    at = START + RULE.open_for
+    present, probe = admit(opened(), RULE, at)
+    assert probe is not None
+    assert admit(present, RULE, at + RULE.probe_for - timedelta(microseconds=1)) == (present, None)
+    assert admit(present, RULE, at + RULE.probe_for)[1] is not None
 
 
 @pytest.mark.parametrize("late", ["success", "failure"])

@@ -58,11 +58,27 @@ def hold(url: str, flow_run_id: UUID, attempt: datetime) -> subprocess.Popen[str
 
 
 async def test_of_processes_at_once_one_executes(warehouse: str) -> None:
-    """Eight processes that start one attempt together: one has the claim, seven have nothing to do."""
+    """Eight processes at the same point of one attempt, none of which has written yet: one gets the claim."""
     flow_run_id = uuid4()
-    takes = [claim.take(warehouse, flow_run_id=flow_run_id, attempt=FIRST_ATTEMPT) for _ in range(8)]
-    taken = await asyncio.gather(*takes)
-    assert sum(mine is not None for mine in taken) == 1
+    gate = await asyncpg.connect(warehouse)
+    try:
+        async with gate.transaction():
+            # all may read, nobody may write
+            await gate.execute("LOCK TABLE claims IN SHARE ROW EXCLUSIVE MODE")
+            takes = [
+                asyncio.create_task(claim.take(warehouse, flow_run_id=flow_run_id, attempt=FIRST_ATTEMPT))
+                for _ in range(8)
+            ]
+            deadline = time.monotonic() + 8
+            waiting = (
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            )
+            while await execute(warehouse, waiting) < len(takes):
+                assert time.monotonic() < deadline, "eight processes did not come to a lock within 8 s"
+                await asyncio.sleep(0.05)
+    finally:
+        await gate.close()
+    assert sum(mine is not None for mine in await asyncio.gather(*takes)) == 1
     assert await execute(warehouse, "SELECT count(*) FROM claims") == 1
 
 

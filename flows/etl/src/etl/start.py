@@ -8,7 +8,10 @@ hears of it.
 
 SIGTERM is left alone: after the exec it reaches Prefect, which gives the run back (AwaitingRetry) where the worker
 asked for that with PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR=reschedule, as it does for Jobs with a backoff limit of
-zero. Few modules are imported: this process costs a fraction of a second.
+zero. A node that dies sends no signal; so that Prefect's server can notice, the run's heartbeat comes every 30 seconds,
+where PREFECT_FLOWS_HEARTBEAT_FREQUENCY says nothing else.
+
+Few modules are imported: this process costs a fraction of a second.
 """
 
 import asyncio
@@ -28,6 +31,9 @@ from etl import claim
 
 _ATTEMPT_TIMEOUT_SECONDS = 5.0
 _PAUSE_SECONDS = 0.2
+
+# The shortest that Prefect takes; its own default is 180, which finds a dead run after minutes only.
+_HEARTBEAT_SECONDS = "30"
 
 # Answers of a server that is starting, overloaded or without its database; any other refusal is final.
 _TRANSIENT_STATUS = frozenset({408, 429})
@@ -177,6 +183,7 @@ def main() -> None:
                 _say("nothing to execute: another process is executing the run", flow_run_id=str(flow_run_id))
                 return
             os.environ[claim.TICKET] = str(claimed.fence)
+    os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", _HEARTBEAT_SECONDS)
     os.execvp("prefect", ["prefect", "flow-run", "execute"])  # noqa: S606, S607 - the venv's own prefect, first in PATH
 
 
