@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator import migrations, prefect_api
-from orchestrator.api import events, problems, runs, service
+from orchestrator.api import backfilling, events, problems, runs, service
 from orchestrator.api.metrics import Metrics
 from orchestrator.api.parts import Parts
 from orchestrator.api.requests import Requests
@@ -100,6 +100,7 @@ def create_app(
     app.include_router(service.router)
     app.include_router(runs.router)
     app.include_router(events.router)
+    app.include_router(backfilling.router)
     problems.install(app)
     app.add_middleware(Requests)
     described = app.openapi
