@@ -78,3 +78,16 @@ async def test_a_bad_answer_has_a_named_error(answer: Answer, error: type[EtlErr
         with pytest.raises(error, match=says) as raised:
             await fetch_day(source, "flights", DAY)
     assert "GET http://source/flights?date=2026-01-15" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [("7", 7.0), ("Thu, 01 Jan 1970 00:00:00 GMT", 0.0), ("soon", None), ("", None), ("-3", None)],
+)
+async def test_what_the_source_asks_us_to_wait_is_kept(header: str, seconds: float | None) -> None:
+    """Retry-After in seconds or as a date; a moment in the past is no wait, nonsense is no wish."""
+    busy = httpx.Response(503, headers={"retry-after": header})
+    async with client(lambda _: busy) as source:
+        with pytest.raises(SourceUnavailable) as raised:
+            await fetch_day(source, "flights", DAY)
+    assert raised.value.retry_after == seconds

@@ -10,8 +10,10 @@ import adbc_driver_manager
 import asyncpg
 import polars as pl
 import pytest
+from etl.claim import claim_date
+from etl.errors import ClaimLost
 from etl.extract import Day
-from etl.load import LoadedBy, keep_rejects, load_day
+from etl.load import LoadedBy, keep_day, keep_rejects, load_day
 from etl.migrate import migrate
 from etl.transform import DayTables, transform
 
@@ -21,8 +23,11 @@ LOGICAL_DATE = date(2026, 1, 15)
 TABLES = ("flights", "daily_carrier_delay", "daily_origin_delay", "rejects")
 
 
-def somebody() -> LoadedBy:
-    return LoadedBy(run_id=uuid4(), flow_run_id=uuid4(), correlation_id="test")
+async def somebody(warehouse: str, day: date = LOGICAL_DATE) -> LoadedBy:
+    """A run that has just claimed the day."""
+    run_id = uuid4()
+    claim = await claim_date(warehouse, flow_run_id=run_id, run_id=run_id, logical_date=day)
+    return LoadedBy(run_id=run_id, correlation_id="test", claim=claim)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +60,7 @@ async def contents(url: str) -> dict[str, list[Any]]:
 
 async def test_a_load_writes_every_table(warehouse: str, tables: DayTables, january_15: pl.DataFrame) -> None:
     """Flights, delays, rejects and the loads row are there, and the delays agree with PostgreSQL's own arithmetic."""
-    by = somebody()
+    by = await somebody(warehouse)
     loaded = load_day(warehouse, tables, loaded_by=by, statement_timeout_seconds=30)
     assert (loaded.rows, loaded.rejected) == (january_15.height - 1, 1)
     assert await fetch(warehouse, "SELECT count(*) FROM flights") == [(loaded.rows,)]
@@ -78,9 +83,9 @@ async def test_a_load_writes_every_table(warehouse: str, tables: DayTables, janu
 
 async def test_a_rerun_leaves_the_same_tables(warehouse: str, tables: DayTables) -> None:
     """Loading a date again replaces it: same rows, same checksum, one more loads row."""
-    first = load_day(warehouse, tables, loaded_by=somebody(), statement_timeout_seconds=30)
+    first = load_day(warehouse, tables, loaded_by=await somebody(warehouse), statement_timeout_seconds=30)
     before = await contents(warehouse)
-    again = load_day(warehouse, tables, loaded_by=somebody(), statement_timeout_seconds=30)
+    again = load_day(warehouse, tables, loaded_by=await somebody(warehouse), statement_timeout_seconds=30)
     assert again == first
     assert await contents(warehouse) == before
     assert await fetch(warehouse, "SELECT count(*) FROM loads") == [(2,)]
@@ -96,15 +101,15 @@ async def test_other_dates_are_untouched(warehouse: str, tables: DayTables) -> N
             for name in ("flights", "daily_carrier_delay", "daily_origin_delay", "rejects")
         },
     )
-    load_day(warehouse, moved, loaded_by=somebody(), statement_timeout_seconds=30)
-    load_day(warehouse, tables, loaded_by=somebody(), statement_timeout_seconds=30)
+    load_day(warehouse, moved, loaded_by=await somebody(warehouse, other), statement_timeout_seconds=30)
+    load_day(warehouse, tables, loaded_by=await somebody(warehouse), statement_timeout_seconds=30)
     counts = await fetch(warehouse, "SELECT logical_date, count(*) FROM flights GROUP BY 1 ORDER BY 1")
     assert counts == [(LOGICAL_DATE, tables.flights.height), (other, tables.flights.height)]
 
 
 async def test_a_load_that_fails_midway_changes_nothing(warehouse: str, tables: DayTables) -> None:
     """The flights are copied, then the next table refuses: what was loaded before is still all there."""
-    load_day(warehouse, tables, loaded_by=somebody(), statement_timeout_seconds=30)
+    load_day(warehouse, tables, loaded_by=await somebody(warehouse), statement_timeout_seconds=30)
     before = await contents(warehouse)
     carriers = tables.daily_carrier_delay
     doubled = DayTables(
@@ -115,37 +120,87 @@ async def test_a_load_that_fails_midway_changes_nothing(warehouse: str, tables: 
         rejects=tables.rejects,
     )
     with pytest.raises(adbc_driver_manager.Error, match="duplicate key"):
-        load_day(warehouse, doubled, loaded_by=somebody(), statement_timeout_seconds=30)
+        load_day(warehouse, doubled, loaded_by=await somebody(warehouse), statement_timeout_seconds=30)
     assert await contents(warehouse) == before
     assert await fetch(warehouse, "SELECT count(*) FROM loads") == [(1,)]
 
 
 async def test_loads_of_one_date_take_turns(warehouse: str, tables: DayTables) -> None:
-    """Four loads at once leave one copy of the day and four loads rows."""
+    """Four runs that claimed one date load it at once: one copy of the day, loaded under the newest claim."""
+    runs = [await somebody(warehouse) for _ in range(4)]
+    fences = [run.claim.fence for run in runs]
+    assert fences == sorted(set(fences))
+
+    def attempt(by: LoadedBy) -> bool:
+        try:
+            load_day(warehouse, tables, loaded_by=by, statement_timeout_seconds=30)
+        except ClaimLost:
+            return False
+        return True
+
     with ThreadPoolExecutor(4) as pool:
         loop = asyncio.get_running_loop()
-        await asyncio.gather(
-            *(
-                loop.run_in_executor(
-                    pool, lambda: load_day(warehouse, tables, loaded_by=somebody(), statement_timeout_seconds=30)
-                )
-                for _ in range(4)
-            )
-        )
+        done = await asyncio.gather(*(loop.run_in_executor(pool, attempt, by) for by in reversed(runs)))
+    assert done == [True, False, False, False]
     assert await fetch(warehouse, "SELECT count(*) FROM flights") == [(tables.flights.height,)]
-    assert await fetch(warehouse, "SELECT count(*) FROM loads") == [(4,)]
+    assert await fetch(warehouse, "SELECT run_id, fence FROM loads") == [(runs[-1].run_id, fences[-1])]
+
+
+async def test_an_older_claim_writes_nothing(warehouse: str, tables: DayTables) -> None:
+    """Who claimed before the date's newest claim can neither load nor leave rejects, and is told who did."""
+    older = await somebody(warehouse)
+    newer = await somebody(warehouse)
+    load_day(warehouse, tables, loaded_by=newer, statement_timeout_seconds=30)
+    before = await contents(warehouse)
+    says = f"claimed by the later flow run {newer.claim.flow_run_id}"
+    with pytest.raises(ClaimLost, match=says):
+        load_day(warehouse, tables, loaded_by=older, statement_timeout_seconds=30)
+    with pytest.raises(ClaimLost, match=says):
+        keep_rejects(warehouse, tables, loaded_by=older, statement_timeout_seconds=30)
+    assert await contents(warehouse) == before
+    assert await fetch(warehouse, "SELECT fence FROM loads") == [(newer.claim.fence,)]
 
 
 async def test_a_refused_days_rejects_are_kept(warehouse: str, tables: DayTables) -> None:
     """Keeping a refused day's bad rows leaves the loaded tables as they were."""
-    load_day(warehouse, tables, loaded_by=somebody(), statement_timeout_seconds=30)
+    load_day(warehouse, tables, loaded_by=await somebody(warehouse), statement_timeout_seconds=30)
     before = await contents(warehouse)
-    keep_rejects(warehouse, tables, loaded_by=somebody(), statement_timeout_seconds=30)
+    keep_rejects(warehouse, tables, loaded_by=await somebody(warehouse), statement_timeout_seconds=30)
     assert await contents(warehouse) == before
+    assert await fetch(warehouse, "SELECT count(*) FROM loads") == [(1,)]
+
+
+async def test_a_kept_day_stays_and_says_so(warehouse: str, tables: DayTables) -> None:
+    """Keeping a day adds a loads row that repeats what is there, named degraded, with its reason; the tables stay."""
+    loaded = load_day(warehouse, tables, loaded_by=await somebody(warehouse), statement_timeout_seconds=30)
+    before = await contents(warehouse)
+    by = await somebody(warehouse)
+    kept = keep_day(warehouse, LOGICAL_DATE, loaded_by=by, reason="down", statement_timeout_seconds=30)
+    assert kept == loaded
+    assert await contents(warehouse) == before
+    assert await fetch(warehouse, "SELECT run_id, fence, outcome, note FROM loads WHERE id > 1") == [
+        (by.run_id, by.claim.fence, "degraded", "down")
+    ]
+    assert await fetch(warehouse, "SELECT outcome, note FROM loads WHERE id = 1") == [("loaded", None)]
+
+
+async def test_a_day_never_loaded_cannot_be_kept(warehouse: str) -> None:
+    """There is nothing to keep, and nothing is recorded."""
+    by = await somebody(warehouse)
+    assert keep_day(warehouse, LOGICAL_DATE, loaded_by=by, reason="down", statement_timeout_seconds=30) is None
+    assert await fetch(warehouse, "SELECT count(*) FROM loads") == [(0,)]
+
+
+async def test_an_older_claim_keeps_nothing(warehouse: str, tables: DayTables) -> None:
+    """A degraded run is fenced as a loading one is."""
+    older = await somebody(warehouse)
+    load_day(warehouse, tables, loaded_by=await somebody(warehouse), statement_timeout_seconds=30)
+    with pytest.raises(ClaimLost):
+        keep_day(warehouse, LOGICAL_DATE, loaded_by=older, reason="down", statement_timeout_seconds=30)
     assert await fetch(warehouse, "SELECT count(*) FROM loads") == [(1,)]
 
 
 async def test_migrating_again_changes_nothing(warehouse: str) -> None:
     """Two more migrations at once find the schema there."""
     await asyncio.gather(migrate(warehouse), migrate(warehouse))
-    assert await fetch(warehouse, "SELECT version_num FROM alembic_version") == [("0001",)]
+    assert await fetch(warehouse, "SELECT version_num FROM alembic_version") == [("0003",)]

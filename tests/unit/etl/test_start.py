@@ -1,28 +1,44 @@
-"""The flow pod's entry: a bounded wait for the API, then Prefect takes over."""
+"""The flow pod's entry: a bounded wait for the API, a claim, then Prefect takes over."""
 
+import json
 import os
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import ClassVar
+from uuid import UUID
 
 import pytest
-from etl.start import wait_for_api
+from etl.start import ApiRefused, Scheduled, read_flow_run
 
+RUN = UUID("6f1d1c5e-4d0b-4a43-9b1a-3d2f0e6c7a88")
 NOBODY = "http://127.0.0.1:9/api"
 
 
 class Api(BaseHTTPRequestHandler):
-    """Answers 503 as often as told, then 200."""
+    """Prefect's answers about one flow run: 503 as often as told, then its state and its timeline."""
 
     failures = 0
+    status = 200
+    state_type = "PENDING"
+    authorizations: ClassVar[set[str | None]] = set()
 
     def do_GET(self) -> None:
         type(self).failures -= 1
-        self.send_response(503 if type(self).failures >= 0 else 200)
+        type(self).authorizations.add(self.headers["Authorization"])
+        self.send_response(503 if type(self).failures >= 0 else self.status)
         self.end_headers()
+        timeline = [
+            {"type": "SCHEDULED", "timestamp": "2026-01-16T09:00:00Z"},
+            {"type": "SCHEDULED", "timestamp": "2026-01-16T09:05:00.5Z"},
+            {"type": self.state_type, "timestamp": "2026-01-16T09:06:00Z"},
+        ]
+        answer: object = {"state_type": self.state_type} if self.path == f"/api/flow_runs/{RUN}" else timeline
+        self.wfile.write(json.dumps(answer).encode())
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
         """Nothing: the tests read what the entry says."""
@@ -31,6 +47,7 @@ class Api(BaseHTTPRequestHandler):
 @pytest.fixture
 def api() -> Iterator[str]:
     server = HTTPServer(("127.0.0.1", 0), Api)
+    Api.failures, Api.status, Api.state_type, Api.authorizations = 0, 200, "PENDING", set()
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
@@ -42,28 +59,38 @@ def api() -> Iterator[str]:
 
 
 def test_an_api_that_comes_back_is_waited_for(api: str) -> None:
-    """Two refusals, then an answer: the wait ends with it."""
+    """Two refusals, then an answer: the wait ends with it, and the attempt is the last time the run was scheduled."""
     Api.failures = 2
-    wait_for_api(api, within_seconds=10)
-    assert Api.failures == -1
+    run = read_flow_run(api, RUN, auth_string="user:pass", within_seconds=10)
+    assert run == Scheduled(state_type="PENDING", attempt=datetime(2026, 1, 16, 9, 5, 0, 500_000, tzinfo=UTC))
+    assert Api.authorizations == {"Basic dXNlcjpwYXNz"}
 
 
 def test_an_api_that_never_answers_ends_the_wait() -> None:
     """The text names the API, the time and the last reason."""
     with pytest.raises(TimeoutError, match=r"http://127.0.0.1:9/api did not answer within 0.3 s: .*refused"):
-        wait_for_api(NOBODY, within_seconds=0.3)
+        read_flow_run(NOBODY, RUN, auth_string=None, within_seconds=0.3)
+
+
+@pytest.mark.parametrize(("status", "says"), [(401, "set PREFECT_API_AUTH_STRING"), (404, "knows no flow run")])
+def test_a_refusal_is_not_waited_out(api: str, status: int, says: str) -> None:
+    """Wrong credentials and an unknown run end the wait at once, with what to do."""
+    Api.status = status
+    with pytest.raises(ApiRefused, match=says):
+        read_flow_run(api, RUN, auth_string=None, within_seconds=30)
+    assert Api.failures == -1
 
 
 def start(tmp_path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the entry with a `prefect` of ours first in PATH, which says how it was called."""
     stand_in = tmp_path / "prefect"
-    stand_in.write_text('#!/bin/sh\necho "prefect $*"\n')
+    stand_in.write_text('#!/bin/sh\necho "prefect $* claim=$ETL_CLAIM"\n')
     stand_in.chmod(0o755)
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "ETL_"))}
     return subprocess.run(
         [sys.executable, "-m", "etl.start"],
-        env={**inherited, "PATH": path, **environment},
+        env={**inherited, "PATH": path, "PREFECT__FLOW_RUN_ID": str(RUN), **environment},
         capture_output=True,
         text=True,
         timeout=30,
@@ -71,17 +98,38 @@ def start(tmp_path: Path, **environment: str) -> subprocess.CompletedProcess[str
     )
 
 
-def test_the_process_becomes_prefects_own(api: str, tmp_path: Path) -> None:
-    """Same process, stock command: signals and exit codes are Prefect's."""
-    Api.failures = 0
+def test_the_process_becomes_prefects_own(api: str, tmp_path: Path, warehouse: str) -> None:
+    """Same process, stock command, the claim handed over; a second process of the attempt becomes nothing."""
+    first = start(tmp_path, PREFECT_API_URL=api, ETL_WAREHOUSE_URL=warehouse)
+    assert (first.returncode, first.stdout) == (0, "prefect flow-run execute claim=1\n"), first.stderr
+    second = start(tmp_path, PREFECT_API_URL=api, ETL_WAREHOUSE_URL=warehouse)
+    assert (second.returncode, second.stdout) == (0, "")
+    assert json.loads(second.stderr)["event"] == "nothing to execute: another process is executing the run"
+
+
+@pytest.mark.parametrize("state_type", ["COMPLETED", "FAILED", "CANCELLED"])
+def test_a_run_that_is_over_is_not_executed_again(api: str, tmp_path: Path, state_type: str) -> None:
+    """Prefect would run it a second time."""
+    Api.state_type = state_type
     done = start(tmp_path, PREFECT_API_URL=api)
-    assert (done.returncode, done.stdout) == (0, "prefect flow-run execute\n")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert json.loads(done.stderr)["state_type"] == state_type
+
+
+def test_a_warehouse_that_is_away_is_the_flows_to_report(api: str, tmp_path: Path) -> None:
+    """Without a claim Prefect starts all the same: the flow fails with a reason in its state, not as a crashed Job."""
+    away = "postgresql://user:secret@127.0.0.1:9/warehouse"
+    done = start(tmp_path, PREFECT_API_URL=api, ETL_WAREHOUSE_URL=away, ETL_API_WAIT_SECONDS="0.3")
+    assert (done.returncode, done.stdout) == (0, "prefect flow-run execute claim=\n")
+    assert json.loads(done.stderr)["event"] == "no claim yet: the flow will take it"
+    assert "secret" not in done.stderr
 
 
 @pytest.mark.parametrize(
     ("environment", "says"),
     [
         ({}, "PREFECT_API_URL is ''"),
+        ({"PREFECT__FLOW_RUN_ID": ""}, "PREFECT__FLOW_RUN_ID is not a flow run's id"),
         ({"PREFECT_API_URL": "server:4200"}, "PREFECT_API_URL is 'server:4200'"),
         ({"PREFECT_API_URL": NOBODY, "ETL_API_WAIT_SECONDS": "0.2"}, "did not answer within 0.2 s"),
         (

@@ -6,11 +6,22 @@ class EtlError(Exception):
 
 
 class SourceUnavailable(EtlError):
-    """The source did not answer, or answered with something unusable that a later try may not repeat."""
+    """The source did not answer, or answered with something unusable that a later try may not repeat.
+
+    `retry_after`: seconds the source asked us to wait, if it did.
+    """
+
+    def __init__(self, reason: str, *, retry_after: float | None = None) -> None:
+        super().__init__(reason)
+        self.retry_after = retry_after
 
 
 class SourceRefused(EtlError):
     """The source refused this very request (404, 422, …): trying again cannot help."""
+
+
+class CircuitOpen(EtlError):
+    """The source is given up for now, for all runs: no request was sent, or the one that may try failed."""
 
 
 class BadData(EtlError):
@@ -19,3 +30,7 @@ class BadData(EtlError):
 
 class RegistrationRefused(EtlError):
     """The registration names something that this image or the Prefect server does not accept."""
+
+
+class ClaimLost(EtlError):
+    """A later claim on the run or on its logical date exists: this one may write nothing more."""

@@ -2,7 +2,8 @@
 
 import io
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime
+from email.utils import parsedate_to_datetime
 
 import httpx
 import polars as pl
@@ -53,7 +54,10 @@ async def fetch_day(client: httpx.AsyncClient, dataset: str, day: date) -> Day:
     except httpx.TransportError as exc:
         raise SourceUnavailable(f"{request}: {type(exc).__name__}: {exc or 'no answer'}") from exc
     if response.status_code in _TRANSIENT_STATUS or response.status_code >= 500:
-        raise SourceUnavailable(f"{request} answered {response.status_code}: {_detail(response)}")
+        raise SourceUnavailable(
+            f"{request} answered {response.status_code}: {_detail(response)}",
+            retry_after=_retry_after(response.headers.get("retry-after", ""), now=datetime.now(UTC)),
+        )
     if response.status_code != httpx.codes.OK:
         raise SourceRefused(f"{request} answered {response.status_code}: {_detail(response)}")
     media_type = response.headers.get("content-type", "").partition(";")[0].strip()
@@ -65,6 +69,17 @@ async def fetch_day(client: httpx.AsyncClient, dataset: str, day: date) -> Day:
     except (pl.exceptions.PolarsError, OSError, ValueError) as exc:
         raise SourceUnavailable(f"{request} answered a body that is not an Arrow stream: {exc}") from exc
     return Day(rows=rows, record_date=record_date)
+
+
+def _retry_after(value: str, *, now: datetime) -> float | None:
+    """The header's seconds, or its moment as seconds from now; None where it is absent or says neither."""
+    if value.isdecimal():
+        return float(value)
+    try:
+        moment = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return max(0.0, (moment.replace(tzinfo=moment.tzinfo or UTC) - now).total_seconds())
 
 
 def _detail(response: httpx.Response) -> str:

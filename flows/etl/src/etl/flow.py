@@ -2,40 +2,59 @@
 
 import asyncio
 import time
-from datetime import date
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import date, timedelta
 from typing import Any
 
 from prefect import flow, task
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
-from prefect.states import aget_state_exception
+from prefect.exceptions import Abort
+from prefect.states import Completed, aget_state_exception
 from prefect.tasks import Task, exponential_backoff
 
-from etl.errors import BadData, SourceUnavailable
+from etl import claim
+from etl.breaker import Breaker
+from etl.circuit import Circuit, Rule
+from etl.errors import BadData, CircuitOpen, ClaimLost, SourceUnavailable
 from etl.extract import Day, fetch_day, open_client
-from etl.identity import default_logical_date, this_run
-from etl.load import Loaded, LoadedBy, keep_rejects, load_day
-from etl.report import markdown
+from etl.identity import RunIdentity, default_logical_date, this_run
+from etl.load import Loaded, LoadedBy, keep_day, keep_rejects, load_day
+from etl.report import degraded, markdown
 from etl.settings import EtlSettings
 from etl.transform import DayTables, require_mostly_good, transform
 
+_EXTRACT_RETRIES = 3
 _EXTRACT_TIMEOUT_SECONDS = 120
 _TRANSFORM_TIMEOUT_SECONDS = 300
 _LOAD_TIMEOUT_SECONDS = 600
 
+# What Prefect needs around a task of a probe, before another run may probe instead.
+_PROBE_MARGIN_SECONDS = 30
+
+
+# The longest wait that the source may ask for between two tries.
+_MOST_RETRY_AFTER_SECONDS = 60.0
+
 
 async def _is_transient(_task: Task[Any, Any], _task_run: TaskRun, state: State[Any]) -> bool:
-    """Only a failure that may pass is tried again; a refusal or bad data fails the run at once."""
-    return isinstance(await aget_state_exception(state), SourceUnavailable | TimeoutError)
+    """Only a failure that may pass is tried again; a refusal or bad data fails the run at once.
+
+    Prefect's delay between tries is fixed beforehand; what a Retry-After asks for is waited here, before it.
+    """
+    error = await aget_state_exception(state)
+    if isinstance(error, SourceUnavailable) and error.retry_after:
+        await asyncio.sleep(min(error.retry_after, _MOST_RETRY_AFTER_SECONDS))
+    return isinstance(error, SourceUnavailable | TimeoutError)
 
 
 extract = task(
     name="extract",
     task_run_name="extract-{dataset}",
     description="Fetch one dataset's rows of the day from the source.",
-    retries=3,
-    retry_delay_seconds=exponential_backoff(backoff_factor=2),
+    retries=_EXTRACT_RETRIES,
     retry_jitter_factor=0.5,
     retry_condition_fn=_is_transient,
     timeout_seconds=_EXTRACT_TIMEOUT_SECONDS,
@@ -64,20 +83,41 @@ def load(tables: DayTables, *, loaded_by: LoadedBy, settings: EtlSettings) -> Lo
     return load_day(warehouse_url, tables, loaded_by=loaded_by, statement_timeout_seconds=_LOAD_TIMEOUT_SECONDS)
 
 
-async def _extract_both(settings: EtlSettings, day: date, correlation_id: str) -> tuple[Day, Day]:
+@task(name="keep", timeout_seconds=_LOAD_TIMEOUT_SECONDS, cache_policy=NO_CACHE, persist_result=False)
+def keep(day: date, *, reason: str, loaded_by: LoadedBy, settings: EtlSettings) -> Loaded:
+    """Leave the day as an earlier run loaded it and say so in the warehouse; a day never loaded cannot be kept."""
+    kept = keep_day(
+        settings.warehouse_url.get_secret_value(),
+        day,
+        loaded_by=loaded_by,
+        reason=reason,
+        statement_timeout_seconds=_LOAD_TIMEOUT_SECONDS,
+    )
+    if kept is None:
+        raise SourceUnavailable(f"{day} was never loaded, so there is nothing to keep: {reason}")
+    return kept
+
+
+async def _extract_both(settings: EtlSettings, day: date, correlation_id: str, *, retries: int) -> tuple[Day, Day]:
     async with open_client(
         str(settings.source_url), timeout_seconds=settings.request_timeout_seconds, correlation_id=correlation_id
     ) as client:
-        flights = asyncio.create_task(extract(client, "flights", day))
-        weather = asyncio.create_task(extract(client, "weather", day))
+        patient = extract.with_options(
+            retries=retries, retry_delay_seconds=exponential_backoff(settings.retry_backoff_seconds)
+        )
+        flights = asyncio.create_task(patient(client, "flights", day))
+        weather = asyncio.create_task(patient(client, "weather", day))
         # Both are awaited to their end, so that the client is not closed under the one that is still trying.
         await asyncio.gather(flights, weather, return_exceptions=True)
         return flights.result(), weather.result()
 
 
 @flow(name="daily_job", persist_result=False)
-async def daily_job(logical_date: date | None = None) -> None:
+async def daily_job(logical_date: date | None = None) -> State[Any] | None:
     """Load one day of flights, with the weather at each departure, into the warehouse.
+
+    While the source is given up (see etl.breaker), a day that was loaded before stays as it is: the run ends Completed,
+    named Degraded.
 
     Args:
         logical_date: The day to load. Default: the day before the run's scheduled start, in the deployment's timezone.
@@ -86,9 +126,20 @@ async def daily_job(logical_date: date | None = None) -> None:
     run = this_run()
     day = logical_date or await default_logical_date()
     run.log("start", logical_date=day.isoformat())
+    async with _claimed(run, day, settings.warehouse_url.get_secret_value()) as mine:
+        try:
+            await _load_from_source(run, day, mine, settings)
+        except CircuitOpen as exc:
+            return await _degrade(run, day, mine, settings, reason=str(exc))
+    return None
 
+
+async def _load_from_source(run: RunIdentity, day: date, mine: claim.Claim, settings: EtlSettings) -> None:
     started = time.monotonic()
-    flights, weather = await _extract_both(settings, day, run.correlation_id)
+    async with _breaker(run, settings).passing() as admission:
+        # A probe asks once: retries would fall on a source that is just getting up.
+        retries = 0 if admission.probe else _EXTRACT_RETRIES
+        flights, weather = await _extract_both(settings, day, run.correlation_id, retries=retries)
     run.log(
         "extract",
         flights=flights.rows.height,
@@ -102,12 +153,73 @@ async def daily_job(logical_date: date | None = None) -> None:
     run.log("transform", good=tables.flights.height, rejected=tables.rejects.height, seconds=_since(started))
 
     started = time.monotonic()
-    loaded = load(tables, loaded_by=run.loaded_by, settings=settings)
+    loaded = load(tables, loaded_by=run.loading(mine), settings=settings)
     run.log("load", rows=loaded.rows, rejected=loaded.rejected, checksum=loaded.checksum, seconds=_since(started))
 
     await acreate_markdown_artifact(
         markdown(tables, loaded), key="daily-job", description=f"Flights of {day}: counts and worst delays"
     )
+
+
+def _breaker(run: RunIdentity, settings: EtlSettings) -> Breaker:
+    rule = Rule(
+        failures_to_open=settings.breaker_failures,
+        window=timedelta(seconds=settings.breaker_window_seconds),
+        open_for=timedelta(seconds=settings.breaker_open_seconds),
+        probe_for=timedelta(seconds=_EXTRACT_TIMEOUT_SECONDS + _PROBE_MARGIN_SECONDS),
+    )
+
+    def changed(before: Circuit, after: Circuit) -> None:
+        run.log("breaker", before=before.state, after=after.state, generation=after.generation, reason=after.reason)
+
+    return Breaker(warehouse_url=settings.warehouse_url.get_secret_value(), rule=rule, listener=changed)
+
+
+async def _degrade(run: RunIdentity, day: date, mine: claim.Claim, settings: EtlSettings, *, reason: str) -> State[Any]:
+    kept = keep(day, reason=reason, loaded_by=run.loading(mine), settings=settings)
+    run.log("degraded", rows=kept.rows, checksum=kept.checksum, reason=reason)
+    await acreate_markdown_artifact(
+        degraded(day, kept, reason),
+        key="daily-job",
+        description=f"Flights of {day}: degraded, an earlier load was kept",
+    )
+    return Completed(name="Degraded", message=f"{day} keeps the {kept.rows} flights loaded before: {reason}")
+
+
+@asynccontextmanager
+async def _claimed(run: RunIdentity, day: date, warehouse_url: str) -> AsyncIterator[claim.Claim]:
+    """Hold the run's claim while the block runs.
+
+    If a later attempt of this very run took over, the run's state is that attempt's to decide: whatever happened here,
+    a load included, ends in Abort, on which Prefect ends the process and proposes no state.
+    """
+    try:
+        mine = await claim.claim_date(warehouse_url, flow_run_id=run.flow_run_id, run_id=run.run_id, logical_date=day)
+    except ClaimLost as exc:
+        raise _standing_aside(run) from exc
+    run.log("claim", fence=mine.fence)
+    with claim.kept_alive(warehouse_url, mine):
+        try:
+            yield mine
+        except Exception as exc:
+            if await _is_outdated(warehouse_url, mine):
+                raise _standing_aside(run) from exc
+            raise
+        if await _is_outdated(warehouse_url, mine):
+            raise _standing_aside(run)
+
+
+async def _is_outdated(warehouse_url: str, mine: claim.Claim) -> bool:
+    """Whether a later attempt took over; while the warehouse cannot tell, this attempt's outcome stands."""
+    try:
+        return await claim.is_outdated(warehouse_url, mine)
+    except claim.UNREACHABLE:
+        return False
+
+
+def _standing_aside(run: RunIdentity) -> Abort:
+    run.log("stand aside", reason="a later attempt of this run took over")
+    return Abort("a later attempt of this run took over")
 
 
 def _since(started: float) -> float:

@@ -13,6 +13,7 @@ from prefect.client.schemas.schedules import CronSchedule
 from prefect.logging import get_run_logger
 from structlog.processors import JSONRenderer
 
+from etl.claim import Claim
 from etl.load import LoadedBy
 
 _render = JSONRenderer()
@@ -35,10 +36,9 @@ class RunIdentity:
         line = {"step": step, "run_id": str(self.run_id), "correlation_id": self.correlation_id, **facts}
         get_run_logger().info("%s", _render(None, "info", line))
 
-    @property
-    def loaded_by(self) -> LoadedBy:
-        """The same identity as the warehouse records it."""
-        return LoadedBy(run_id=self.run_id, flow_run_id=self.flow_run_id, correlation_id=self.correlation_id)
+    def loading(self, claim: Claim) -> LoadedBy:
+        """The same identity as the warehouse records it with a load under `claim`."""
+        return LoadedBy(run_id=self.run_id, correlation_id=self.correlation_id, claim=claim)
 
 
 def identify(flow_run_id: UUID, tags: Iterable[str]) -> RunIdentity:

@@ -1,5 +1,7 @@
 """The Markdown artifact of a run: the day's counts and its worst delays, for people."""
 
+from datetime import date
+
 import polars as pl
 
 from etl.load import Loaded
@@ -45,6 +47,21 @@ def markdown(tables: DayTables, loaded: Loaded) -> str:
             *_table("carrier", tables.daily_carrier_delay),
             "",
             *_table("origin", tables.daily_origin_delay),
+            "",
+        ]
+    )
+
+
+def degraded(logical_date: date, kept: Loaded, reason: str) -> str:
+    """The report of a run that could not ask the source and left the day as it was."""
+    held = f"{kept.rows} flights, {kept.rejected} rejected, checksum `{kept.checksum[:12]}`"
+    return "\n".join(
+        [
+            f"# Flights of {logical_date}: degraded",
+            "",
+            f"The day still holds what an earlier run loaded: {held}. The source was not read.",
+            "",
+            f"Reason: {reason}",
             "",
         ]
     )

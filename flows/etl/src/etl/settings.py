@@ -33,6 +33,20 @@ class EtlSettings(WarehouseSettings):
     request_timeout_seconds: float = Field(
         default=30.0, gt=0, description="the longest silence accepted from the source, in seconds"
     )
+    retry_backoff_seconds: float = Field(
+        default=2.0,
+        gt=0,
+        description="the pause before the first retry of an extract, in seconds; it doubles each time",
+    )
+    breaker_failures: int = Field(
+        default=3, ge=1, description="how many runs in a row must fail at the source before it is given up"
+    )
+    breaker_window_seconds: float = Field(
+        default=3600.0, gt=0, description="the time within which those failures must fall, in seconds"
+    )
+    breaker_open_seconds: float = Field(
+        default=300.0, gt=0, description="how long a source that was given up is left alone, in seconds"
+    )
     max_rejected_ratio: float = Field(
         default=0.05, ge=0, le=1, description="the share of bad rows above which a run fails, 0 to 1"
     )

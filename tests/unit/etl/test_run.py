@@ -1,0 +1,321 @@
+"""The deployed flow as its pod runs it: `python -m etl.start` against a real Prefect server, source and warehouse."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+from etl.deploy import register_within
+from etl.registration import DAILY_JOB, Registration, WorkPool
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+DAY = date(2026, 1, 15)
+FLIGHTS_OF_THE_DAY = 894
+RUN_SECONDS = 120
+
+
+def eventually(look: Callable[[], Any], *, within: float, what: str) -> Any:
+    deadline = time.monotonic() + within
+    while not (found := look()):
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {within:g} s: {what}")
+        time.sleep(0.05)
+    return found
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of `python -m source`."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    log = tmp_path_factory.mktemp("source") / "log"
+    environment = os.environ | {"SOURCE_HOST": "127.0.0.1", "SOURCE_PORT": str(port)}
+    with log.open("wb") as stderr:
+        process = subprocess.Popen([sys.executable, "-m", "source"], env=environment, stderr=stderr)
+
+    def is_up() -> bool:
+        assert process.poll() is None, log.read_text()
+        try:
+            return httpx.get(f"http://127.0.0.1:{port}/healthz").is_success
+        except httpx.TransportError:
+            return False
+
+    try:
+        eventually(is_up, within=30, what="the source listens")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(15)
+
+
+@dataclass(kw_only=True)
+class Platform:
+    """A deployment on the session's Prefect server, and processes that execute its runs as pods do."""
+
+    prefect: httpx.Client
+    source: httpx.Client
+    warehouse: str
+    deployment_id: str
+    home: Path
+    processes: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    def accept(self, day: date = DAY) -> str:
+        """Create a flow run as the orchestrator does, and return its id; its run-id tag is that same id reversed."""
+        run_id = str(uuid.uuid4())
+        answer = self.prefect.post(
+            f"/deployments/{self.deployment_id}/create_flow_run",
+            json={
+                "parameters": {"logical_date": day.isoformat()},
+                "idempotency_key": run_id,
+                "tags": [f"run-id:{run_id}", f"correlation-id:corr-{run_id}"],
+            },
+        )
+        return str(answer.raise_for_status().json()["id"])
+
+    def execute(self, flow_run_id: str, **environment: str) -> subprocess.Popen[str]:
+        """Start a pod's process; its group is its own, so that a signal can reach all of it."""
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "ETL_"))}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "etl.start"],
+            env=inherited
+            | {
+                "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+                "PREFECT_HOME": str(self.home),
+                "PREFECT_API_URL": str(self.prefect.base_url).rstrip("/"),
+                "PREFECT__FLOW_RUN_ID": flow_run_id,
+                "PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR": "reschedule",
+                "ETL_SOURCE_URL": str(self.source.base_url),
+                "ETL_WAREHOUSE_URL": self.warehouse,
+                "ETL_RETRY_BACKOFF_SECONDS": "0.1",
+            }
+            | environment,
+            cwd=self.home,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self.processes.append(process)
+        return process
+
+    def run(self, flow_run_id: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.prefect.get(f"/flow_runs/{flow_run_id}").raise_for_status().json()
+        return found
+
+    def states(self, flow_run_id: str) -> list[str]:
+        """The names of the states the run went through."""
+        answer = self.prefect.get("/flow_run_states/", params={"flow_run_id": flow_run_id}).raise_for_status()
+        return [state["name"] for state in sorted(answer.json(), key=lambda state: state["timestamp"])]
+
+    def log_lines(self, flow_run_id: str) -> list[dict[str, Any]]:
+        """The run's own lines in Prefect's log."""
+        logs = self.prefect.post("/logs/filter", json={"logs": {"flow_run_id": {"any_": [flow_run_id]}}}).json()
+        return [json.loads(log["message"]) for log in logs if log["message"].startswith("{")]
+
+    def artifact(self, flow_run_id: str) -> str:
+        """The run's report."""
+        wanted = {"flow_run_id": {"any_": [flow_run_id]}, "key": {"any_": ["daily-job"]}}
+        [artifact] = self.prefect.post("/artifacts/filter", json={"artifacts": wanted}).json()
+        return str(artifact["data"])
+
+    def reschedule(self, flow_run_id: str) -> None:
+        """Have the run executed again, as the orchestrator does."""
+        state = {"state": {"type": "SCHEDULED", "name": "AwaitingRetry"}, "force": True}
+        self.prefect.post(f"/flow_runs/{flow_run_id}/set_state", json=state).raise_for_status()
+
+    def has_begun(self, process: subprocess.Popen[str], *, requests: int = 1) -> None:
+        """Wait until a run has asked the slowed source, that is, until it is in the middle of its work."""
+
+        def asked() -> bool:
+            assert process.poll() is None, process.communicate()[1]
+            faults = self.source.get("/faults").raise_for_status().json()["faults"]
+            return bool(sum(fault["hits"] for fault in faults) >= requests)
+
+        eventually(asked, within=RUN_SECONDS, what="the run asks the source")
+
+    def slow_source(self, seconds: float) -> None:
+        self.source.put("/faults", json={"kind": "latency", "seconds": seconds}).raise_for_status()
+
+    def query(self, sql: str, *values: Any) -> list[Any]:
+        """Ask the warehouse."""
+
+        async def ask() -> list[Any]:
+            connection = await asyncpg.connect(self.warehouse)
+            try:
+                return [tuple(row) for row in await connection.fetch(sql, *values)]
+            finally:
+                await connection.close()
+
+        return asyncio.run(ask())
+
+
+@pytest.fixture
+def platform(prefect_server: str, source: str, warehouse: str, tmp_path: Path) -> Iterator[Platform]:
+    name = f"run-{uuid.uuid4().hex[:8]}"
+    deployment = DAILY_JOB.model_copy(update={"name": name, "schedules": ()})
+    with temporary_settings({PREFECT_API_URL: prefect_server}):
+        asyncio.run(
+            register_within(Registration(work_pool=WorkPool(name=name), deployments=(deployment,)), wait_seconds=10)
+        )
+    with httpx.Client(base_url=prefect_server, timeout=30) as prefect, httpx.Client(base_url=source) as source_client:
+        deployment_id = prefect.get(f"/deployments/name/daily_job/{name}").raise_for_status().json()["id"]
+        platform = Platform(
+            prefect=prefect, source=source_client, warehouse=warehouse, deployment_id=deployment_id, home=tmp_path
+        )
+        yield platform
+        source_client.delete("/faults").raise_for_status()
+        for process in platform.processes:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            if process.stderr is not None:
+                process.stderr.close()
+
+
+def test_a_run_loads_its_day(platform: Platform) -> None:
+    """Two failed requests are tried again; rows, loads row, artifact and log lines carry the run's ids."""
+    platform.source.put("/faults", json={"kind": "status", "status": 503, "retry_after": 2, "count": 2})
+    flow_run_id = platform.accept()
+    process = platform.execute(flow_run_id)
+    _, stderr = process.communicate(timeout=RUN_SECONDS)
+    run = platform.run(flow_run_id)
+    assert (process.returncode, run["state_name"]) == (0, "Completed"), stderr
+    [run_id] = [tag.removeprefix("run-id:") for tag in run["tags"] if tag.startswith("run-id:")]
+    [fault] = platform.source.get("/faults").json()["faults"]
+    assert fault["hits"] == 2
+
+    assert platform.query("SELECT count(*) FROM flights WHERE logical_date = $1", DAY) == [(FLIGHTS_OF_THE_DAY,)]
+    [load] = platform.query("SELECT run_id::text, flow_run_id::text, correlation_id, rows, fence FROM loads")
+    [claim] = platform.query("SELECT fence, run_id::text, logical_date FROM claims")
+    assert load == (run_id, flow_run_id, f"corr-{run_id}", FLIGHTS_OF_THE_DAY, claim[0])
+    assert claim[1:] == (run_id, DAY)
+
+    assert f"{FLIGHTS_OF_THE_DAY} flights loaded" in platform.artifact(flow_run_id)
+
+    lines = platform.log_lines(flow_run_id)
+    # with a backoff of 0.1 s, only the source's Retry-After makes an extract take so long
+    assert [line["seconds"] >= 2 for line in lines if line["step"] == "extract"] == [True]
+    assert {line["step"] for line in lines} == {"start", "claim", "extract", "transform", "load"}
+    assert {(line["run_id"], line["correlation_id"]) for line in lines} == {(run_id, f"corr-{run_id}")}
+
+
+def test_a_second_process_of_the_same_attempt_does_nothing(platform: Platform) -> None:
+    """A duplicate in the middle of a run and one after its end exit with 0; Prefect saw one process only."""
+    platform.slow_source(2)
+    flow_run_id = platform.accept()
+    first = platform.execute(flow_run_id)
+    platform.has_begun(first)
+    duplicate = platform.execute(flow_run_id)
+    assert "another process is executing the run" in duplicate.communicate(timeout=20)[1]
+    _, stderr = first.communicate(timeout=RUN_SECONDS)
+    late = platform.execute(flow_run_id)
+    assert "the run is over" in late.communicate(timeout=20)[1]
+    assert (first.returncode, duplicate.returncode, late.returncode) == (0, 0, 0)
+
+    assert platform.states(flow_run_id).count("Running") == 1, stderr
+    assert platform.run(flow_run_id)["run_count"] == 1
+    assert platform.states(flow_run_id)[-1] == "Completed"
+    assert platform.query("SELECT count(*) FROM loads") == [(1,)]
+
+
+def test_a_late_attempt_stands_aside(platform: Platform) -> None:
+    """An attempt believed dead wakes up after the rerun loaded: it writes nothing, and the run stays Completed."""
+    platform.slow_source(2)
+    flow_run_id = platform.accept()
+    sleeper = platform.execute(flow_run_id)
+    platform.has_begun(sleeper)
+    os.killpg(sleeper.pid, signal.SIGSTOP)
+    platform.reschedule(flow_run_id)
+    rerun = platform.execute(flow_run_id)
+    _, stderr = rerun.communicate(timeout=RUN_SECONDS)
+    assert platform.run(flow_run_id)["state_name"] == "Completed", stderr
+    before = platform.states(flow_run_id)
+
+    os.killpg(sleeper.pid, signal.SIGCONT)
+    _, stderr = sleeper.communicate(timeout=RUN_SECONDS)
+    assert "stand aside" in stderr
+    assert platform.states(flow_run_id) == before
+    assert platform.query("SELECT count(*) FROM flights") == [(FLIGHTS_OF_THE_DAY,)]
+    assert platform.query("SELECT fence = (SELECT max(fence) FROM claims) FROM loads") == [(True,)]
+
+
+def test_a_killed_run_is_rerun(platform: Platform) -> None:
+    """SIGKILL in the middle, then Prefect schedules the run anew: the next process does not wait for the lease."""
+    platform.slow_source(30)
+    flow_run_id = platform.accept()
+    killed = platform.execute(flow_run_id)
+    platform.has_begun(killed)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    platform.source.delete("/faults")
+    platform.reschedule(flow_run_id)
+    _, stderr = platform.execute(flow_run_id).communicate(timeout=RUN_SECONDS)
+    assert platform.run(flow_run_id)["state_name"] == "Completed", stderr
+    assert platform.query("SELECT count(*) FROM loads") == [(1,)]
+
+
+def test_sigterm_gives_the_run_back(platform: Platform) -> None:
+    """An eviction's SIGTERM ends in AwaitingRetry, by Prefect's own doing."""
+    platform.slow_source(30)
+    flow_run_id = platform.accept()
+    evicted = platform.execute(flow_run_id)
+    platform.has_begun(evicted)
+    evicted.terminate()
+    _, stderr = evicted.communicate(timeout=30)
+    assert evicted.returncode == 0, stderr
+    assert platform.run(flow_run_id)["state_name"] == "AwaitingRetry", stderr
+
+
+def test_a_source_that_is_down_fails_the_run_by_name(platform: Platform, free_port: int) -> None:
+    """Nobody listens: the retries are used up, the state's message says so, nothing is loaded."""
+    flow_run_id = platform.accept()
+    process = platform.execute(flow_run_id, ETL_SOURCE_URL=f"http://127.0.0.1:{free_port}")
+    _, stderr = process.communicate(timeout=RUN_SECONDS)
+    state = platform.run(flow_run_id)["state"]
+    assert (state["name"], process.returncode) == ("Failed", 0), stderr
+    assert "SourceUnavailable" in state["message"]
+    assert platform.query("SELECT count(*) FROM loads") == [(0,)]
+
+
+def test_while_the_source_is_given_up_a_loaded_day_is_kept(platform: Platform) -> None:
+    """The circuit is open: no request is sent; a loaded day ends Degraded everywhere, a new one fails with why."""
+    platform.query(
+        "INSERT INTO breakers (name, state, isolated, opened_at, reason)"
+        " VALUES ('source', 'open', true, now(), 'the source moves')"
+    )
+    platform.query(
+        "INSERT INTO loads (run_id, flow_run_id, correlation_id, logical_date, rows, rejected, checksum)"
+        " VALUES (gen_random_uuid(), gen_random_uuid(), 'earlier', $1, 890, 4, 'abc')",
+        DAY,
+    )
+    platform.slow_source(0.1)
+    loaded, never = platform.accept(), platform.accept(date(2026, 1, 16))
+    processes = [platform.execute(flow_run_id) for flow_run_id in (loaded, never)]
+    stderr = [process.communicate(timeout=RUN_SECONDS)[1] for process in processes]
+    assert [fault["seen"] for fault in platform.source.get("/faults").json()["faults"]] == [0]
+
+    state = platform.run(loaded)["state"]
+    assert (state["type"], state["name"]) == ("COMPLETED", "Degraded"), stderr[0]
+    assert "2026-01-15 keeps the 890 flights loaded before" in state["message"]
+    assert "the source moves" in state["message"]
+    assert "degraded" in [line["step"] for line in platform.log_lines(loaded)]
+    assert "the source moves" in platform.artifact(loaded)
+    kept = platform.query("SELECT flow_run_id::text, rows, note LIKE '%the source moves%' FROM loads WHERE id > 1")
+    assert kept == [(loaded, 890, True)]
+
+    state = platform.run(never)["state"]
+    assert state["name"] == "Failed", stderr[1]
+    assert "SourceUnavailable: 2026-01-16 was never loaded" in state["message"]
