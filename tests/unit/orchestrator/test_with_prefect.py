@@ -190,6 +190,34 @@ async def test_an_id_unknown_to_prefect_and_ledger_is_404(serve: Serve, prefect:
         assert answer.headers["content-type"] == "application/problem+json"
 
 
+async def test_a_change_in_prefect_is_known_before_the_next_poll(serve: Serve, prefect: Prefect) -> None:
+    """Prefect announces it; the poll alone would take minutes, for a run of ours and for one it never met."""
+    async with serve(**of(prefect), poll_seconds=60) as client:
+        run_id = (await client.post("/api/etl/start", json={"logical_date": "2026-03-01"})).json()["run_id"]
+
+        async def told() -> Any:
+            return (await client.get(f"/api/etl/status/{run_id}")).json()
+
+        async def flow_run() -> Any:
+            return (await told())["flow_run_id"]
+
+        flow_run_id = await eventually(flow_run, within=10, what="the run has a flow run")
+        for state in ("PENDING", "RUNNING", "COMPLETED"):
+            await prefect.move(flow_run_id, state)
+
+            async def known(state: str = state) -> bool:
+                return bool((await told())["state"] == state.title())
+
+            await eventually(known, within=10, what=f"the run is {state}")
+        path = f"/deployments/{prefect.deployment_id}/create_flow_run"
+        made = await prefect.call("POST", path, {"parameters": {"logical_date": "2026-02-03"}})
+
+        async def adopted() -> bool:
+            return (await client.get(f"/api/etl/status/{made['id']}")).status_code == 200
+
+        await eventually(adopted, within=10, what="a run made in Prefect is adopted")
+
+
 @pytest.mark.parametrize("before", [None, "PENDING", "RUNNING"])
 async def test_cancelling_with_prefects_own_rules(serve: Serve, prefect: Prefect, before: str | None) -> None:
     """Scheduled and never-started runs are Cancelled in seconds; a running one is told and then ends by itself."""

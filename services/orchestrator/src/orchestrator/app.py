@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator import migrations, prefect_api
-from orchestrator.api import events, problems, runs, service
+from orchestrator.api import backfilling, events, problems, runs, service
 from orchestrator.api.metrics import Metrics
 from orchestrator.api.parts import Parts
 from orchestrator.api.requests import Requests
@@ -23,6 +23,7 @@ from orchestrator.ledger.connection import open_ledger
 from orchestrator.ledger.feed import Feed
 from orchestrator.ledger.leadership import Leadership
 from orchestrator.prefect_api import PrefectApi
+from orchestrator.prefect_api.announcements import Announcements
 from orchestrator.resilience import Guard, Limits
 from orchestrator.settings import Settings
 from orchestrator.sync import Sync
@@ -81,6 +82,8 @@ def create_app(
                     check_schema=_once_at_head(db),
                 )
                 works = {"dispatch": dispatcher.work, "sync": sync.work, "cancel": canceller.work, "events": feed.work}
+                if transport is None:
+                    works["announcements"] = Announcements(settings, heard=sync.wake).work
                 async with supervised(works):
                     try:
                         yield
@@ -100,6 +103,7 @@ def create_app(
     app.include_router(service.router)
     app.include_router(runs.router)
     app.include_router(events.router)
+    app.include_router(backfilling.router)
     problems.install(app)
     app.add_middleware(Requests)
     described = app.openapi

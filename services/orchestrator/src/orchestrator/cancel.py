@@ -83,6 +83,7 @@ class Canceller:
         if not wish.over:
             async with transaction(self._db) as connection:
                 seen = await cancellation.end_waiting(connection, [wish.run_id])
+                await cancellation.announce(connection, seen)
             if not seen:
                 await wish.postponed("a dispatcher is handing the run over", wait=HELD_SECONDS)
                 return

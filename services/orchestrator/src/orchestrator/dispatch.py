@@ -8,7 +8,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator.errors import EngineConfused, EngineRefused, EngineUnavailable, LedgerUnavailable, OrchestratorError
-from orchestrator.ledger import handover
+from orchestrator.ledger import backfilling, handover
 from orchestrator.ledger.handover import Claim
 from orchestrator.prefect_api import PrefectApi
 from orchestrator.resilience import backoff
@@ -41,6 +41,7 @@ class Dispatcher:
         while True:
             self._accepted.clear()
             try:
+                await backfilling.admit(self._db)
                 while await self.hand_over_one():
                     pass
                 pause = await self._until_due()

@@ -7,6 +7,9 @@ OrchestratorError
   UnknownPipeline      no pipeline of that name is configured
   UnknownRun           no run with that id in that pipeline
   RunOver              a run that has ended cannot be cancelled any more
+  UnknownBackfill      no backfill with that id in that pipeline
+  PlanChanged          a backfill would do something else now than what was shown
+  BackfillOver         a cancelled backfill cannot be paused or resumed
   DeploymentMissing    a configured pipeline has no deployment in Prefect yet
   EngineUnavailable    Prefect cannot be reached, or says it cannot serve now
   EngineRefused        Prefect understood and said no, and will say no again
@@ -14,6 +17,8 @@ OrchestratorError
   LedgerUnavailable    the database cannot be reached, or its tables are not there
   SchemaMismatch       the database's schema and this image do not belong together
 """
+
+from collections.abc import Sequence
 
 
 class OrchestratorError(Exception):
@@ -49,6 +54,22 @@ class UnknownRun(OrchestratorError):
 
 class RunOver(OrchestratorError):
     """A run that has ended cannot be cancelled any more."""
+
+
+class UnknownBackfill(OrchestratorError):
+    """No backfill with that id in that pipeline."""
+
+
+class PlanChanged(OrchestratorError):
+    """A backfill would do something else now than what was shown; `differences` names each date, and how."""
+
+    def __init__(self, detail: str, differences: Sequence[tuple[str, str]]) -> None:
+        super().__init__(detail)
+        self.differences = differences
+
+
+class BackfillOver(OrchestratorError):
+    """A cancelled backfill cannot be paused or resumed."""
 
 
 class DeploymentMissing(OrchestratorError):

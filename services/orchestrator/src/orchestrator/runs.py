@@ -154,14 +154,14 @@ def day_before(moment: datetime, zone: ZoneInfo) -> date:
     return moment.astimezone(zone).date() - timedelta(days=1)
 
 
-def parse_day(text: str) -> date:
-    """The day written as YYYY-MM-DD. Raises InvalidRequest."""
+def parse_day(text: str, *, name: str = "logical_date") -> date:
+    """The day written as YYYY-MM-DD. Raises InvalidRequest, which calls it by `name`."""
     if not DAY.fullmatch(text):
-        raise InvalidRequest(f"logical_date {text[:40]!r} is not a date; write it as YYYY-MM-DD")
+        raise InvalidRequest(f"{name} {text[:40]!r} is not a date; write it as YYYY-MM-DD")
     try:
         return date.fromisoformat(text)
     except ValueError as exc:
-        raise InvalidRequest(f"logical_date {text} is not a day of the calendar ({exc}); correct it") from exc
+        raise InvalidRequest(f"{name} {text} is not a day of the calendar ({exc}); correct it") from exc
 
 
 def logical_date(given: str | None, *, zone: ZoneInfo, now: datetime | None = None) -> date:

@@ -57,6 +57,12 @@ class Sync:
         self._known: dict[UUID, tuple[str, Facts]] = {}
         self._next_start: datetime | None = None
         self._odd: dict[str, str] = {}
+        self._hinted = False
+
+    def wake(self) -> None:
+        """Something may have changed in Prefect: look now, idle or not."""
+        self._hinted = True
+        self._handed_over.set()
 
     async def work(self) -> None:
         """Look, wait, look again; returns only by cancellation."""
@@ -79,6 +85,7 @@ class Sync:
 
     async def look(self) -> None:
         """One look at Prefect, written down. Raises OrchestratorError."""
+        self._hinted = False  # what is announced from here on may not be seen by this look
         if time.monotonic() - self._facts_at >= FACTS_SECONDS:
             await self._learn()
         sweep = time.monotonic() - self._swept_at >= SWEEP_SECONDS
@@ -104,7 +111,7 @@ class Sync:
 
     async def _is_worth_it(self) -> bool:
         """Whether to look now: always while a run is not over, whoever accepted it; when idle, only now and then."""
-        if time.monotonic() - self._looked_at >= self._poll_seconds * IDLE_FACTOR:
+        if self._hinted or time.monotonic() - self._looked_at >= self._poll_seconds * IDLE_FACTOR:
             return True
         if self._next_start is not None and self._next_start <= datetime.now(UTC):
             return True

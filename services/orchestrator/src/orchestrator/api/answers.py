@@ -79,6 +79,7 @@ class RunStatus(BaseModel):
                     "started_at": "2026-03-02T08:00:06.500Z",
                     "ended_at": "2026-03-02T08:00:41.730Z",
                     "duration_ms": 35230,
+                    "backfill_id": None,
                     "cancel_requested_at": None,
                     "dispatch": {"attempts": 1, "last_error": None, "next_attempt_at": None},
                 }
@@ -101,6 +102,7 @@ class RunStatus(BaseModel):
     started_at: datetime | None
     ended_at: datetime | None
     duration_ms: int | None
+    backfill_id: UUID | None = Field(description="The backfill that made it")
     cancel_requested_at: datetime | None = Field(description="When somebody asked to cancel it")
     dispatch: Handover
 

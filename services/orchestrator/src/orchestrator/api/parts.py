@@ -8,9 +8,11 @@ from fastapi import Depends, Path, Request
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator.api.metrics import Metrics
-from orchestrator.errors import UnknownPipeline
+from orchestrator.errors import DeploymentMissing, UnknownPipeline
+from orchestrator.ledger import following, reading
 from orchestrator.ledger.feed import Feed
 from orchestrator.prefect_api import PrefectApi
+from orchestrator.runs import Facts
 from orchestrator.settings import Pipeline
 
 
@@ -52,3 +54,19 @@ def configured(
 
 
 OfPipeline = Annotated[Pipeline, Depends(configured)]
+
+
+async def facts_of(pipeline: Pipeline, parts: Parts) -> Facts:
+    """The deployment's facts from the ledger, from Prefect where it was never seen or was missing at the last look."""
+    known = (await reading.remembered(parts.db)).get(pipeline.name)
+    if known and known.missing_since is None and known.facts.deployment == pipeline.deployment:
+        return known.facts
+    facts = await parts.prefect.deployment(pipeline.deployment)
+    if facts is None:
+        raise DeploymentMissing(
+            f"Prefect has no deployment {pipeline.deployment}; run the registration (python -m etl.deploy, in the "
+            "cluster the chart's registration Job) and start the run again",
+            retry_after=30,
+        )
+    await following.note_pipeline(parts.db, pipeline.name, facts, ())
+    return facts

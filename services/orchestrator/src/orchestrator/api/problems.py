@@ -22,6 +22,9 @@ STATUS: dict[type[errors.OrchestratorError], HTTPStatus] = {
     errors.UnknownPipeline: HTTPStatus.NOT_FOUND,
     errors.UnknownRun: HTTPStatus.NOT_FOUND,
     errors.RunOver: HTTPStatus.CONFLICT,
+    errors.UnknownBackfill: HTTPStatus.NOT_FOUND,
+    errors.PlanChanged: HTTPStatus.CONFLICT,
+    errors.BackfillOver: HTTPStatus.CONFLICT,
     errors.DeploymentMissing: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.EngineUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.EngineRefused: HTTPStatus.BAD_GATEWAY,
@@ -37,6 +40,9 @@ TITLE: dict[type[errors.OrchestratorError], str] = {
     errors.UnknownPipeline: "There is no such pipeline",
     errors.UnknownRun: "There is no such run",
     errors.RunOver: "The run is over",
+    errors.UnknownBackfill: "There is no such backfill",
+    errors.PlanChanged: "The plan has changed",
+    errors.BackfillOver: "The backfill is cancelled",
     errors.DeploymentMissing: "The pipeline is not registered in Prefect",
     errors.EngineUnavailable: "Prefect cannot be reached",
     errors.EngineRefused: "Prefect refused",
@@ -122,6 +128,9 @@ def answer(
 def of(error: errors.OrchestratorError, *, path: str, correlation_id: str) -> JSONResponse:
     """The answer to an error of the tree."""
     kind = type(error)
+    faults = None
+    if isinstance(error, errors.PlanChanged):
+        faults = [Fault(where=where, what=what) for where, what in error.differences]
     return answer(
         STATUS[kind],
         kind=_kebab(kind.__name__),
@@ -130,6 +139,7 @@ def of(error: errors.OrchestratorError, *, path: str, correlation_id: str) -> JS
         path=path,
         correlation_id=correlation_id,
         retry_after=error.retry_after,
+        faults=faults,
     )
 
 

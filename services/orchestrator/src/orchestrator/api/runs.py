@@ -12,12 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from orchestrator import runs
 from orchestrator.api import pages, problems
 from orchestrator.api.answers import Accepted, Cancelling, RunPage, RunStatus, StartRequest
-from orchestrator.api.parts import OfPipeline, Parts, WithParts
-from orchestrator.errors import DeploymentMissing, RunOver, UnknownRun
-from orchestrator.ledger import acceptance, cancellation, following, reading
+from orchestrator.api.parts import OfPipeline, WithParts, facts_of
+from orchestrator.errors import RunOver, UnknownRun
+from orchestrator.ledger import acceptance, cancellation, reading
 from orchestrator.ledger.acceptance import Key
 from orchestrator.ledger.reading import Wanted
-from orchestrator.runs import Facts, State
+from orchestrator.runs import State
 from orchestrator.settings import Pipeline
 
 router = APIRouter(prefix="/api/{pipeline}", tags=["runs"])
@@ -76,7 +76,7 @@ async def start(
     key = Key.of(idempotency_key, asked.model_dump()) if idempotency_key else None
     run_id = await acceptance.known(parts.db, pipeline.name, key) if key else None
     if run_id is None:
-        facts = await _facts(pipeline, parts)
+        facts = await facts_of(pipeline, parts)
         day = runs.logical_date(asked.logical_date, zone=facts.timezone)
         run_id, is_new = await acceptance.accept(
             parts.db,
@@ -99,22 +99,6 @@ async def start(
             )
     response.headers["Location"] = f"/api/{pipeline.name}/status/{run_id}"
     return Accepted(run_id=run_id)
-
-
-async def _facts(pipeline: Pipeline, parts: Parts) -> Facts:
-    """The deployment's facts from the ledger, from Prefect where it was never seen or was missing at the last look."""
-    known = (await reading.remembered(parts.db)).get(pipeline.name)
-    if known and known.missing_since is None and known.facts.deployment == pipeline.deployment:
-        return known.facts
-    facts = await parts.prefect.deployment(pipeline.deployment)
-    if facts is None:
-        raise DeploymentMissing(
-            f"Prefect has no deployment {pipeline.deployment}; run the registration (python -m etl.deploy, in the "
-            "cluster the chart's registration Job) and start the run again",
-            retry_after=30,
-        )
-    await following.note_pipeline(parts.db, pipeline.name, facts, ())
-    return facts
 
 
 @router.post("/cancel/{run_id}", status_code=HTTPStatus.ACCEPTED, responses=problems.responses(404, 409, 422, 503))

@@ -80,6 +80,7 @@ async def ask(db: AsyncEngine, pipeline: str, run_id: UUID) -> Asked | None:
         if row.dispatched_at is None:
             ended = await end_waiting(connection, [run_id])
             if ended:
+                await announce(connection, ended)
                 return Asked(state=State.CANCELLED, ended=ended[0])
         await wish(connection, [run_id])
         return Asked(state=State.CANCELLING)
@@ -101,7 +102,8 @@ async def wish(connection: AsyncConnection, run_ids: Collection[UUID], *, again:
 async def end_waiting(connection: AsyncConnection, run_ids: Collection[UUID]) -> list[Seen]:
     """End those of the runs that still wait for their hand-over and that no dispatcher holds right now.
 
-    Whoever holds a run's row decides what becomes of it: a run that is ended here can never be handed over.
+    Whoever holds a run's row decides what becomes of it: a run that is ended here can never be handed over. The caller
+    announces the ends in the same transaction.
     """
     free = select(runs.c.run_id).where(waiting, runs.c.run_id.in_(run_ids))
     held = (await connection.execute(free.with_for_update(skip_locked=True, key_share=True))).scalars().all()
@@ -117,7 +119,7 @@ async def end_waiting(connection: AsyncConnection, run_ids: Collection[UUID]) ->
         )
         .returning(runs)
     )
-    seen = [
+    return [
         Seen(
             run_id=row.run_id,
             pipeline=row.pipeline,
@@ -133,6 +135,10 @@ async def end_waiting(connection: AsyncConnection, run_ids: Collection[UUID]) ->
         )
         for row in ended
     ]
+
+
+async def announce(connection: AsyncConnection, ended: Collection[Seen]) -> None:
+    """Write down the events of runs that `end_waiting` ended: the last thing a transaction does."""
     told = [
         {
             "run_id": one.run_id,
@@ -144,10 +150,9 @@ async def end_waiting(connection: AsyncConnection, run_ids: Collection[UUID]) ->
             "message": one.message,
             "duration_ms": 0,
         }
-        for one in seen
+        for one in ended
     ]
     await append(connection, told)
-    return seen
 
 
 @asynccontextmanager

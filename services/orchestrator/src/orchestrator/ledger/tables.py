@@ -17,6 +17,7 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    UniqueConstraint,
     Uuid,
     and_,
     false,
@@ -78,6 +79,7 @@ runs = Table(
     # whether younger runs may be handed over while this one waits for its next attempt
     Column("steps_aside", Boolean, nullable=False, server_default=false()),
     Column("last_error", Text),
+    Column("backfill_id", Uuid, ForeignKey("backfills.id")),
     CheckConstraint(f"state IN ({STATES})", name="runs_state_known"),
     CheckConstraint("origin IN ('api', 'schedule', 'prefect')", name="runs_origin_known"),
     CheckConstraint(
@@ -87,6 +89,8 @@ runs = Table(
 )
 
 waiting = and_(runs.c.dispatched_at.is_(None), runs.c.ended_at.is_(None))
+# a run of a backfill that is not let go yet
+held = and_(runs.c.backfill_id.is_not(None), waiting, runs.c.next_attempt_at.is_(None))
 unfinished = runs.c.ended_at.is_(None)
 
 Index("runs_recent", runs.c.pipeline, runs.c.accepted_at.desc(), runs.c.run_id.desc())
@@ -95,12 +99,33 @@ Index("runs_by_day", runs.c.pipeline, runs.c.logical_date, runs.c.accepted_at.de
 Index("runs_waiting", runs.c.pipeline, runs.c.accepted_at, runs.c.run_id, postgresql_where=waiting)
 Index("runs_unfinished", runs.c.pipeline, runs.c.accepted_at, postgresql_where=unfinished)
 Index("runs_crashed", runs.c.ended_at, postgresql_where=text("state = 'Crashed'"))
+Index("runs_of_backfill", runs.c.backfill_id, runs.c.logical_date, postgresql_where=runs.c.backfill_id.is_not(None))
+Index("runs_held", runs.c.backfill_id, runs.c.logical_date, postgresql_where=held)
 Index(
     "runs_by_key",
     runs.c.pipeline,
     runs.c.idempotency_key,
     unique=True,
     postgresql_where=runs.c.idempotency_key.is_not(None),
+)
+
+# Plans that were shown; those with a created_at were carried out. `plan` lists each day: date, whether in, why.
+backfills = Table(
+    "backfills",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("pipeline", Text, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("first_date", Date, nullable=False),
+    Column("last_date", Date, nullable=False),
+    Column("mode", Text, nullable=False),
+    Column("max_concurrent", Integer, nullable=False),
+    Column("plan", JSONB, nullable=False),
+    Column("shown_at", Moment, nullable=False),
+    Column("created_at", Moment),
+    Column("paused_at", Moment),
+    Column("cancelled_at", Moment),
+    UniqueConstraint("pipeline", "digest", name="backfills_once"),
 )
 
 # One row for each run that somebody asked to cancel, until there is nothing left to do about it.
