@@ -20,6 +20,8 @@ from pydantic import ValidationError
 
 from .conftest import PIPELINES, Postgres, settings
 
+pytestmark = pytest.mark.processes
+
 SECRET = "hunter2"
 COMPLETE = {
     "ORCHESTRATOR_DATABASE_URL": f"postgresql://orchestrator:{SECRET}@db/orchestrator",

@@ -15,6 +15,8 @@ import pytest
 from source import settings
 from source.settings import Settings, SettingsError
 
+pytestmark = pytest.mark.processes
+
 ARROW = "application/vnd.apache.arrow.stream"
 
 
