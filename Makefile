@@ -67,7 +67,7 @@ test: lint test-unit test-processes test-chart test-integration ## everything: l
 
 .PHONY: test-unit
 test-unit: environment ## unit tests, on an embedded PostgreSQL
-	@$(PYTEST) -m "not processes" tests/unit
+	@$(PYTEST) --numprocesses 2 -m "not processes" tests/unit
 
 .PHONY: test-processes
 test-processes: environment ## flow runs and examples as processes of their own, on a real Prefect server
