@@ -84,7 +84,7 @@ def test_a_run_started_by_the_api_loads_the_day(release: Release, platform: Plat
         "/logs/filter", json={"logs": {"flow_run_id": {"any_": [status["flow_run_id"]]}}, "sort": "TIMESTAMP_ASC"}
     ).json()
     steps = [json.loads(entry["message"]) for entry in logs if entry["message"].startswith('{"step"')]
-    assert [step["step"] for step in steps] == ["start", "extract", "transform", "load"]
+    assert [step["step"] for step in steps] == ["start", "claim", "extract", "transform", "load"]
     assert {(step["run_id"], step["correlation_id"]) for step in steps} == {(run_id, "integration-1")}
 
     [artifact] = platform.prefect.post(
