@@ -14,10 +14,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from local_platform.database import without_password
+from local_platform.demo import run_once
 from local_platform.errors import PartFailed, PlatformError
 from local_platform.ports import free_port, require_free
 from local_platform.processes import Processes
 from local_platform.screen import Screen
+from local_platform.stack import Stack
 from rich.console import Console
 
 PYTHON = sys.executable
@@ -131,3 +134,19 @@ def test_a_second_platform_on_the_same_folder_is_refused(tmp_path: Path) -> None
     finally:
         process.kill()
         process.communicate()
+
+
+async def test_an_api_that_does_not_answer_is_named(tmp_path: Path) -> None:
+    """A demo whose API is gone ends with the part's name, not with a traceback."""
+    nobody = f"http://127.0.0.1:{free_port()}"
+    async with Processes(tmp_path) as processes:
+        stack = Stack(api_url=nobody, prefect_url=nobody, source_url=nobody, warehouse_url="", processes=processes)
+        with pytest.raises(PartFailed, match=r"orchestrator: POST .*/api/etl/start: ConnectError"):
+            await run_once(stack, on_state=str)
+
+
+def test_a_shown_url_has_no_password() -> None:
+    """What `make dev` prints can be looked at by anybody; everything else of the URL stays."""
+    assert without_password("postgresql://me:hunter2@db:5432/warehouse") == "postgresql://me@db:5432/warehouse"
+    embedded = "postgresql://postgres:@/warehouse?host=/tmp/pg"
+    assert without_password(embedded) == "postgresql://postgres@/warehouse?host=/tmp/pg"

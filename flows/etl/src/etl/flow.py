@@ -34,7 +34,6 @@ _LOAD_TIMEOUT_SECONDS = 600
 # What Prefect needs around a task of a probe, before another run may probe instead.
 _PROBE_MARGIN_SECONDS = 30
 
-
 # The longest wait that the source may ask for between two tries.
 _MOST_RETRY_AFTER_SECONDS = 60.0
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from local_platform.database import without_password
 from local_platform.demo import run_once, show_result
 from local_platform.errors import PlatformError
 from local_platform.ports import free_port, require_free
@@ -35,9 +36,9 @@ async def dev(state: Path, ports: Ports, postgres_url: str | None, screen: Scree
     async with run_stack(state=state, ports=ports, postgres_url=postgres_url, steps=screen, echo=screen.line) as stack:
         screen.console.print(
             f"\nPrefect UI  {stack.prefect_url.replace('127.0.0.1', 'localhost')}"
-            f"\nAPI         {stack.api_url.replace('127.0.0.1', 'localhost')}/docs"
+            f"\nAPI         {stack.api_url.replace('127.0.0.1', 'localhost')}/api/pipelines"
             f"\nsource      {stack.source_url}/docs"
-            f"\nwarehouse   {stack.warehouse_url}"
+            f"\nwarehouse   {without_password(stack.warehouse_url)}"
             f"\n\ncurl -X POST http://localhost:{ports.orchestrator}/api/etl/start"
             "\nCtrl-C stops everything.\n",
             highlight=False,

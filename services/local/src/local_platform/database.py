@@ -25,6 +25,13 @@ def database_url(server_url: str, database: str) -> str:
     return urlunsplit(urlsplit(server_url)._replace(path=f"/{database}"))
 
 
+def without_password(url: str) -> str:
+    """A URL that may be shown: the same without the password."""
+    parts = urlsplit(url)
+    user, at, place = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=user.partition(":")[0] + at + place))
+
+
 @asynccontextmanager
 async def open_server(state: Path, given_url: str | None) -> AsyncIterator[str]:
     """A running server's URL, with the databases made; an embedded server stops with the block.

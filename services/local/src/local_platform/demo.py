@@ -3,7 +3,8 @@
 import asyncio
 import json
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ _NOT_SHOWN = {"step", "run_id", "correlation_id", "checksum"}
 _FINAL = {"Completed", "Failed", "Crashed", "Cancelled"}
 
 _LOAD = "SELECT * FROM loads WHERE run_id = $1 ORDER BY id DESC LIMIT 1"
+_CANCELLED = "SELECT count(*) FROM flights WHERE logical_date = $1 AND dep_time IS NULL"
 _WORST = """
 SELECT carrier || ' ' || flight AS flight, origin || ' → ' || dest AS route,
        to_char(sched_dep_time, 'FM0000') AS scheduled, dep_delay
@@ -35,6 +37,7 @@ async def run_once(stack: Stack, *, on_state: Callable[[str], None]) -> dict[str
         PartFailed: the API refused, a part ended meanwhile, or the run did not complete.
     """
     async with (
+        _named(stack),
         httpx.AsyncClient(base_url=stack.api_url, timeout=10) as client,
         httpx.AsyncClient(base_url=f"{stack.prefect_url}/api", timeout=10) as prefect,
     ):
@@ -71,19 +74,14 @@ async def show_result(stack: Stack, status: dict[str, Any], console: Console) ->
     """Print what the run loaded, read from the warehouse itself.
 
     Raises:
-        PartFailed: the run is Completed, but the warehouse has no load of it.
+        PartFailed: the warehouse cannot be read, or the run is Completed and it has no load of it.
     """
-    connection = await asyncpg.connect(stack.warehouse_url)
     try:
-        load = await connection.fetchrow(_LOAD, status["run_id"])
-        if load is None:
-            raise PartFailed("warehouse", f"no load of run {status['run_id']} is recorded", _log(stack, "worker"))
-        cancelled = await connection.fetchval(
-            "SELECT count(*) FROM flights WHERE logical_date = $1 AND dep_time IS NULL", load["logical_date"]
-        )
-        worst = await connection.fetch(_WORST, load["logical_date"])
-    finally:
-        await connection.close()
+        load, cancelled, worst = await _read_load(stack.warehouse_url, status["run_id"])
+    except (OSError, asyncpg.PostgresError) as exc:
+        raise PartFailed("warehouse", f"cannot be read: {type(exc).__name__}: {exc}", _log(stack, "worker")) from exc
+    if load is None:
+        raise PartFailed("warehouse", f"no load of run {status['run_id']} is recorded", _log(stack, "worker"))
     console.print()
     seconds = status["duration_ms"] / 1000
     console.print(f"[bold green]{status['state']}[/] in {seconds:.1f} s: flights of {load['logical_date']}")
@@ -94,6 +92,30 @@ async def show_result(stack: Stack, status: dict[str, Any], console: Console) ->
     for row in worst:
         table.add_row(row["flight"], row["route"], row["scheduled"], str(row["dep_delay"]))
     console.print(table)
+
+
+async def _read_load(warehouse_url: str, run_id: str) -> tuple[asyncpg.Record | None, int, list[asyncpg.Record]]:
+    """The run's load, and of its day how many flights were cancelled and which were the latest."""
+    connection = await asyncpg.connect(warehouse_url)
+    try:
+        load = await connection.fetchrow(_LOAD, run_id)
+        day = load["logical_date"] if load is not None else None
+        return load, await connection.fetchval(_CANCELLED, day), await connection.fetch(_WORST, day)
+    finally:
+        await connection.close()
+
+
+@asynccontextmanager
+async def _named(stack: Stack) -> AsyncIterator[None]:
+    """Turn a call that failed into the failure of the part that was called, or of one that has ended."""
+    try:
+        yield
+    except httpx.HTTPError as exc:
+        stack.processes.check()
+        url = str(exc.request.url)
+        part = "orchestrator" if url.startswith(stack.api_url) else "prefect-server"
+        problem = f"{exc.request.method} {url}: {type(exc).__name__}: {exc}"
+        raise PartFailed(part, problem, _log(stack, part)) from exc
 
 
 class _Progress:
