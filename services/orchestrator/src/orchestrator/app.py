@@ -24,6 +24,7 @@ from orchestrator.ledger.feed import Feed
 from orchestrator.ledger.leadership import Leadership
 from orchestrator.prefect_api import PrefectApi
 from orchestrator.prefect_api.announcements import Announcements
+from orchestrator.recovery import Recovery
 from orchestrator.resilience import Guard, Limits
 from orchestrator.settings import Settings
 from orchestrator.sync import Sync
@@ -48,6 +49,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         url = settings.database_url.get_secret_value()
+        pipelines = {one.name: one for one in settings.pipelines}
         deployments = {one.name: one.deployment for one in settings.pipelines}
         metrics = Metrics()
         handed_over = asyncio.Event()
@@ -57,6 +59,15 @@ def create_app(
                 guard = Guard("prefect", limits=limits or Limits(), listeners=[_BreakerLog()])
                 prefect = PrefectApi(client, guard, observe=metrics.prefect_call)
                 dispatcher = Dispatcher(db=db, prefect=prefect, deployments=deployments, handed_over=handed_over)
+                recovery = Recovery(
+                    db=db,
+                    prefect=prefect,
+                    kubernetes=None,
+                    pipelines=pipelines,
+                    leads=lambda: sync.leads,
+                    on_seen=metrics.seen,
+                    on_acted=metrics.acted,
+                )
                 sync = Sync(
                     db=db,
                     prefect=prefect,
@@ -66,6 +77,8 @@ def create_app(
                     handed_over=handed_over,
                     on_seen=metrics.seen,
                     on_failure=metrics.sync_failed,
+                    on_crash=recovery.wake,
+                    max_attempts={one.name: one.max_attempts for one in settings.pipelines},
                 )
                 feed = Feed(db=db, url=url)
                 canceller = Canceller(
@@ -74,14 +87,20 @@ def create_app(
                 app.state.parts = Parts(
                     db=db,
                     prefect=prefect,
-                    pipelines={one.name: one for one in settings.pipelines},
+                    pipelines=pipelines,
                     metrics=metrics,
                     feed=feed,
                     wake=dispatcher.wake,
                     wake_canceller=canceller.wake,
                     check_schema=_once_at_head(db),
                 )
-                works = {"dispatch": dispatcher.work, "sync": sync.work, "cancel": canceller.work, "events": feed.work}
+                works = {
+                    "dispatch": dispatcher.work,
+                    "sync": sync.work,
+                    "recovery": recovery.work,
+                    "cancel": canceller.work,
+                    "events": feed.work,
+                }
                 if transport is None:
                     works["announcements"] = Announcements(settings, heard=sync.wake).work
                 async with supervised(works):

@@ -1,6 +1,7 @@
 """The environment: every `ORCHESTRATOR_` variable, what it may be, and what to say when it is wrong."""
 
 import json
+from enum import StrEnum
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -22,6 +23,14 @@ HINTS = {
 }
 
 
+class Missed(StrEnum):
+    """What becomes of the schedule's runs that nothing could start when they were due."""
+
+    RUN_ALL = "run_all"
+    LATEST = "latest"
+    SKIP = "skip"
+
+
 class Pipeline(BaseModel):
     """A short name the API uses for one Prefect deployment."""
 
@@ -29,6 +38,16 @@ class Pipeline(BaseModel):
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
     deployment: Annotated[str, Field(pattern=r"^[^/\s][^/]*/[^/]*[^/\s]$")]
+    # how often a run whose process was lost is executed in all
+    max_attempts: Annotated[int, Field(ge=1, le=100)] = 3
+    # how long a run may wait for its start once it could be started; None: for ever
+    start_deadline_seconds: Annotated[float, Field(ge=1)] | None = 3600.0
+    # how long a run may be Running; None: for ever
+    run_deadline_seconds: Annotated[float, Field(ge=1)] | None = None
+    # what becomes of the schedule's runs that nothing could start when they were due
+    missed_schedules: Missed = Missed.RUN_ALL
+    # how late such a run is before it counts as missed
+    missed_after_seconds: Annotated[float, Field(ge=1)] = 600.0
 
     @property
     def flow(self) -> str:

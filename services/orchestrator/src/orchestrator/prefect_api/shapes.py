@@ -34,6 +34,7 @@ class _FlowRun(BaseModel):
     parameters: dict[str, Any] = Field(default_factory=dict)
     state: _State
     expected_start_time: datetime | None = None
+    next_scheduled_start_time: datetime | None = None
     created: datetime
     start_time: datetime | None = None
     end_time: datetime | None = None
@@ -56,6 +57,7 @@ class _FlowRun(BaseModel):
             message=self.state.message,
             at=self.state.timestamp,
             expected_at=self.expected_start_time or self.created,
+            due_at=self.next_scheduled_start_time,
             started_at=self.start_time,
             ended_at=(self.end_time or self.state.timestamp) if state.ended else None,
         )
