@@ -12,8 +12,7 @@ from orchestrator.prefect_api import PrefectApi
 from orchestrator.resilience import Guard, Limits
 from orchestrator.runs import State
 
-from .conftest import Serve, eventually
-from .test_with_prefect import Prefect, of, prefect
+from .test_with_prefect import Prefect, prefect
 
 __all__ = ["prefect"]  # a fixture of the whole path's tests, used here by name
 

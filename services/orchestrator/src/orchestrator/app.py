@@ -78,7 +78,7 @@ def create_app(
                 recovery = Recovery(
                     db=db,
                     prefect=prefect,
-                    kubernetes=None,
+                    kubernetes=cluster,
                     pipelines=pipelines,
                     leads=lambda: sync.leads,
                     on_seen=metrics.seen,
@@ -99,7 +99,13 @@ def create_app(
                 feed = Feed(db=db, url=url)
                 app.state.kubernetes = cluster
                 canceller = Canceller(
-                    db=db, prefect=prefect, grace_seconds=settings.cancel_grace_seconds, on_seen=metrics.seen
+                    db=db,
+                    prefect=prefect,
+                    kubernetes=cluster,
+                    grace_seconds=settings.cancel_grace_seconds,
+                    deadline_seconds=settings.cancel_deadline_seconds,
+                    on_seen=metrics.seen,
+                    on_acted=metrics.acted,
                 )
                 app.state.parts = Parts(
                     db=db,

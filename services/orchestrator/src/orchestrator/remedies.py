@@ -93,9 +93,7 @@ def goes_on(jobs: Iterable[Job], pods: Iterable[Pod], *, now: datetime) -> bool:
     """Whether anything of a run's Jobs and pods may still execute it."""
     if any(not one.over and one.deleted_at is None for one in jobs):
         return True
-    return any(
-        not one.over and (one.deleted_at is None or now - one.deleted_at < STUCK_ON_ITS_WAY_OUT) for one in pods
-    )
+    return any(not one.over and (one.deleted_at is None or now - one.deleted_at < STUCK_ON_ITS_WAY_OUT) for one in pods)
 
 
 def of_attempt(jobs: Iterable[Job], *, crashed_at: datetime | None) -> list[Job]:
@@ -139,7 +137,9 @@ def _of_waiting(run: Standing, pipeline: Pipeline, now: datetime) -> Remedy | No
     held_up = run.full or run.state_name == FOR_A_SLOT or (run.work is not None and run.work.begun)
     if most is not None and not held_up and now - run.waits_since > timedelta(seconds=most):
         why = f": {run.why}" if run.why else ""
-        return Remedy(action=Action.GIVE_UP, reason=f"not started within {most:g} s, the pipeline's start deadline{why}")
+        return Remedy(
+            action=Action.GIVE_UP, reason=f"not started within {most:g} s, the pipeline's start deadline{why}"
+        )
     if run.state is State.PENDING:
         return _of_pending(run, now)
     return None
@@ -147,20 +147,17 @@ def _of_waiting(run: Standing, pipeline: Pipeline, now: datetime) -> Remedy | No
 
 def _of_pending(run: Standing, now: datetime) -> Remedy | None:
     if run.work is None:
-        since = run.since or run.waits_since
-        if run.state_name != WITH_A_JOB and now - since >= max(UNSEEN_WORKER_TIME, worker_time(run.put_backs)):
-            return Remedy(action=Action.PUT_BACK, reason=_left_by_its_worker(now - since))
-        return None
+        waited, most = now - (run.since or run.waits_since), max(UNSEEN_WORKER_TIME, worker_time(run.put_backs))
+        left = run.state_name != WITH_A_JOB and waited >= most
+        return Remedy(action=Action.PUT_BACK, reason=_left_by_its_worker(waited)) if left else None
     missing_for = run.work.missing_for
     if missing_for is None:
         return None
     if run.work.had_a_job or run.state_name == WITH_A_JOB:
-        if missing_for >= NEVER_BEGAN_AFTER:
-            return Remedy(action=Action.CRASH, reason="its Job ended or was deleted before the flow began")
-        return None
-    if missing_for >= worker_time(run.put_backs):
-        return Remedy(action=Action.PUT_BACK, reason=_left_by_its_worker(missing_for))
-    return None
+        reason = "its Job ended or was deleted before the flow began"
+        return Remedy(action=Action.CRASH, reason=reason) if missing_for >= NEVER_BEGAN_AFTER else None
+    left = missing_for >= worker_time(run.put_backs)
+    return Remedy(action=Action.PUT_BACK, reason=_left_by_its_worker(missing_for)) if left else None
 
 
 def _left_by_its_worker(waited: timedelta) -> str:
@@ -170,12 +167,12 @@ def _left_by_its_worker(waited: timedelta) -> str:
 
 def worker_time(put_backs: int) -> timedelta:
     """How long a worker may take from Pending to the Job of a run that was put back so often."""
-    return min(MOST_WORKER_TIME, WORKER_TIME * 2 ** min(put_backs, 10))
+    return min(MOST_WORKER_TIME, WORKER_TIME * (1 << min(put_backs, 10)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
-    """A run that the schedule made and that was due at `due_at`. `begun`: some worker has taken it up, or it is over."""
+    """A run that the schedule made and that was due at `due_at`. `begun`: a worker has taken it up, or it is over."""
 
     run_id: UUID
     logical_date: date
@@ -187,8 +184,8 @@ class Planned:
 def missed(planned: Collection[Planned], pipeline: Pipeline, *, now: datetime) -> dict[UUID, str]:
     """Those of a pipeline's scheduled runs that its policy leaves out, and why.
 
-    A run is missed once it is later than `missed_after_seconds` and nothing has begun it; one that only waits for a full
-    concurrency limit is not, for the platform was there when it was due.
+    A run is missed once it is later than `missed_after_seconds` and nothing has begun it; one that only waits for a
+    full concurrency limit is not, for the platform was there when it was due.
     """
     if pipeline.missed_schedules is Missed.RUN_ALL or not planned:
         return {}

@@ -21,6 +21,7 @@ HINTS = {
     "poll_seconds": "the seconds between two looks at Prefect, 0.1 to 60",
     "kubernetes_namespace": "the namespace of the flow runs' Jobs (leave it out where there is no Kubernetes)",
     "cancel_grace_seconds": "the seconds a cancelled run that never started is given to end by itself, 0 to 300",
+    "cancel_deadline_seconds": "the seconds a cancelled run's own process is given to end by itself, 0 to 3600",
 }
 
 
@@ -92,6 +93,7 @@ class Settings(DatabaseSettings):
     poll_seconds: Annotated[float, Field(ge=0.1, le=60)] = 2.0
     kubernetes_namespace: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")] | None = None
     cancel_grace_seconds: Annotated[float, Field(ge=0, le=300)] = 10.0
+    cancel_deadline_seconds: Annotated[float, Field(ge=0, le=3600)] = 60.0
 
     @field_validator("prefect_api_url")
     @classmethod

@@ -1,6 +1,6 @@
 """Runs that stopped on their way, in the ledger: which they may be, who acts on one, and what was decided."""
 
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Any
@@ -13,7 +13,6 @@ from orchestrator.ledger.cancellation import wish
 from orchestrator.ledger.connection import transaction
 from orchestrator.ledger.handover import unwanted
 from orchestrator.ledger.tables import pipelines, runs, unfinished
-from orchestrator.runs import State
 
 UNHEARD = timedelta(seconds=60)  # how old Prefect's last word on a pipeline may be for its runs' waits to count
 INTERRUPTION = timedelta(minutes=5)  # after a longer one nobody can say what a run has waited for
@@ -29,11 +28,10 @@ async def going(db: AsyncEngine) -> list[Row[Any]]:
         return list(await connection.execute(waited.where(handed_over).order_by(runs.c.accepted_at, runs.c.run_id)))
 
 
-async def of_flow_runs(db: AsyncEngine, flow_runs: Collection[UUID]) -> dict[UUID, Row[Any]]:
-    """The runs that these flow runs execute, by flow run; those of others are left out."""
+async def of_flow_runs(db: AsyncEngine, flow_runs: Collection[UUID]) -> list[Row[Any]]:
+    """The runs that these flow runs execute; flow runs of others are left out."""
     async with transaction(db) as connection:
-        found = await connection.execute(waited.where(runs.c.flow_run_id.in_(flow_runs)))
-        return {row.flow_run_id: row for row in found}
+        return list(await connection.execute(waited.where(runs.c.flow_run_id.in_(flow_runs))))
 
 
 async def any_going(db: AsyncEngine, flow_runs: Collection[UUID]) -> bool:
@@ -74,29 +72,25 @@ async def give_up(db: AsyncEngine, run_id: UUID, reason: str) -> None:
         )
 
 
-async def put_again(db: AsyncEngine, run_id: UUID, *, anew: bool) -> None:
-    """Note that Prefect has been asked to let a worker take the run; `anew`: for another attempt.
-
-    A wish to cancel that came meanwhile may have met a run that was over: it is carried out again.
-    """
+async def goes_on_anew(db: AsyncEngine, run_id: UUID) -> None:
+    """Note that Prefect has taken a crashed run for its next attempt: its wait for a start begins."""
     async with transaction(db) as connection:
-        if anew:
-            await connection.execute(
-                update(runs)
-                .where(runs.c.run_id == run_id)
-                .values(rerun_due=False, waits_since=func.clock_timestamp())
-            )
+        await connection.execute(
+            update(runs).where(runs.c.run_id == run_id).values(rerun_due=False, waits_since=func.clock_timestamp())
+        )
+
+
+async def goes_on_by_itself(db: AsyncEngine, run_id: UUID) -> None:
+    """Note that a run which was to be rerun is not Crashed any more: its old process lives, or gave it back."""
+    async with transaction(db) as connection:
+        await connection.execute(update(runs).where(runs.c.run_id == run_id).values(rerun_due=False))
+
+
+async def insist(db: AsyncEngine, run_id: UUID) -> None:
+    """Have a wish to cancel carried out again: the run goes on, and the wish may have met it when it did not."""
+    async with transaction(db) as connection:
         asked = await connection.execute(select(runs.c.run_id).where(runs.c.run_id == run_id, unwanted))
         await wish(connection, asked.scalars().all(), again=True)
-
-
-async def insist(db: AsyncEngine, run_id: UUID) -> bool:
-    """Have a wish to cancel carried out again, because the run goes on all the same; False where nobody has one."""
-    async with transaction(db) as connection:
-        query = select(runs.c.run_id).where(runs.c.run_id == run_id, runs.c.state == State.CANCELLED, unwanted)
-        asked = (await connection.execute(query)).scalars().all()
-        await wish(connection, asked, again=True)
-    return bool(asked)
 
 
 async def had_no_room(db: AsyncEngine, run_ids: Collection[UUID]) -> None:
@@ -118,9 +112,9 @@ async def watch(db: AsyncEngine, names: Collection[str]) -> set[str]:
         select(
             pipelines.c.pipeline,
             (pipelines.c.seen_at >= now - UNHEARD).label("heard"),
-            or_(
-                pipelines.c.watched_at.is_(None), pipelines.c.seen_at - pipelines.c.watched_at > INTERRUPTION
-            ).label("interrupted"),
+            or_(pipelines.c.watched_at.is_(None), pipelines.c.seen_at - pipelines.c.watched_at > INTERRUPTION).label(
+                "interrupted"
+            ),
         )
         .where(pipelines.c.pipeline.in_(names))
         .with_for_update()
@@ -147,5 +141,5 @@ async def _wait_anew(connection: AsyncConnection, names: Collection[str]) -> Non
 
 def waits_since(row: Row[Any]) -> datetime:
     """From when a run's wait for its start counts."""
-    moments = [row.dispatched_at or row.accepted_at, row.waits_since]
-    return max(one for one in moments if one is not None)
+    handed_over_at: datetime = row.dispatched_at or row.accepted_at
+    return max(handed_over_at, row.waits_since or handed_over_at)

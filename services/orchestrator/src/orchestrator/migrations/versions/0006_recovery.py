@@ -17,7 +17,5 @@ def upgrade() -> None:
     op.add_column("runs", sa.Column("rerun_due", sa.Boolean, nullable=False, server_default=sa.false()))
     op.add_column("runs", sa.Column("waits_since", MOMENT))
     op.add_column("runs", sa.Column("given_up", sa.Text))
-    op.create_index(
-        "runs_to_rerun", "runs", ["crashed_at"], postgresql_where=sa.text("ended_at IS NULL AND rerun_due")
-    )
+    op.create_index("runs_to_rerun", "runs", ["crashed_at"], postgresql_where=sa.text("ended_at IS NULL AND rerun_due"))
     op.add_column("pipelines", sa.Column("watched_at", MOMENT))
