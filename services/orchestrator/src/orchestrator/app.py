@@ -19,12 +19,14 @@ from orchestrator.api.metrics import Metrics
 from orchestrator.api.parts import Parts
 from orchestrator.api.requests import Requests
 from orchestrator.cancel import Canceller
+from orchestrator.diagnosis import Diagnosis
 from orchestrator.dispatch import Dispatcher
 from orchestrator.ledger.connection import open_ledger
 from orchestrator.ledger.feed import Feed
 from orchestrator.ledger.leadership import Leadership
 from orchestrator.prefect_api import PrefectApi
 from orchestrator.prefect_api.announcements import Announcements
+from orchestrator.reasons import Commands
 from orchestrator.resilience import Guard, Limits
 from orchestrator.settings import Settings
 from orchestrator.sync import Sync
@@ -59,6 +61,7 @@ def create_app(
         deployments = {one.name: one.deployment for one in settings.pipelines}
         metrics = Metrics()
         handed_over = asyncio.Event()
+        commands = Commands(namespace=settings.kubernetes_namespace, prefect_api=settings.prefect_api_url)
         db = open_ledger(url)
         try:
             async with (
@@ -77,6 +80,13 @@ def create_app(
                     db=db,
                     prefect=prefect,
                     leadership=Leadership(url),
+                    diagnosis=Diagnosis(
+                        db=db,
+                        prefect=prefect,
+                        kubernetes=cluster,
+                        commands=commands,
+                        query_seconds=settings.worker_query_seconds,
+                    ),
                     deployments=deployments,
                     poll_seconds=settings.poll_seconds,
                     handed_over=handed_over,
@@ -84,7 +94,6 @@ def create_app(
                     on_failure=metrics.sync_failed,
                 )
                 feed = Feed(db=db, url=url)
-                app.state.kubernetes = cluster
                 canceller = Canceller(
                     db=db, prefect=prefect, grace_seconds=settings.cancel_grace_seconds, on_seen=metrics.seen
                 )
@@ -94,6 +103,7 @@ def create_app(
                     pipelines={one.name: one for one in settings.pipelines},
                     metrics=metrics,
                     feed=feed,
+                    commands=commands,
                     wake=dispatcher.wake,
                     wake_canceller=canceller.wake,
                     check_schema=_once_at_head(db),
