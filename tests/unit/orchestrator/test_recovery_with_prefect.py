@@ -60,8 +60,8 @@ async def test_every_transition_that_recovery_asks_for_is_taken(prefect: Prefect
                 "AwaitingRetry",
                 "attempt 2 of 3: lost",
             )
-            assert told.due_at is not None
-            assert abs(told.due_at - datetime.now(UTC)) < timedelta(seconds=30)
+            assert told.next_at is not None
+            assert abs(told.next_at - datetime.now(UTC)) < timedelta(seconds=30)
             assert told.ended_at is None
         flow_run_id = await made(prefect)
         await prefect.move(str(flow_run_id), "PENDING", name="Submitting")

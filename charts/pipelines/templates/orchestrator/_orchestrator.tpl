@@ -27,6 +27,10 @@ volumeMounts:
   value: {{ include "pipelines.offered" . | quote }}
 - name: ORCHESTRATOR_POLL_SECONDS
   value: {{ .Values.orchestrator.pollSeconds | quote }}
+- name: ORCHESTRATOR_WORKER_QUERY_SECONDS
+  value: {{ .Values.worker.querySeconds | quote }}
+- name: ORCHESTRATOR_KUBERNETES_NAMESPACE
+  value: {{ .Release.Namespace }}
 {{- end -}}
 
 {{/* The pipelines as the orchestrator offers them: JSON. */}}

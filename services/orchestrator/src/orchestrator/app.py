@@ -19,12 +19,14 @@ from orchestrator.api.metrics import Metrics
 from orchestrator.api.parts import Parts
 from orchestrator.api.requests import Requests
 from orchestrator.cancel import Canceller
+from orchestrator.diagnosis import Diagnosis
 from orchestrator.dispatch import Dispatcher
 from orchestrator.ledger.connection import open_ledger
 from orchestrator.ledger.feed import Feed
 from orchestrator.ledger.leadership import Leadership
 from orchestrator.prefect_api import PrefectApi
 from orchestrator.prefect_api.announcements import Announcements
+from orchestrator.reasons import Commands
 from orchestrator.recovery import Recovery
 from orchestrator.resilience import Guard, Limits
 from orchestrator.settings import Settings
@@ -61,6 +63,7 @@ def create_app(
         deployments = {one.name: one.deployment for one in settings.pipelines}
         metrics = Metrics()
         handed_over = asyncio.Event()
+        commands = Commands(namespace=settings.kubernetes_namespace, prefect_api=settings.prefect_api_url)
         db = open_ledger(url)
         try:
             async with (
@@ -88,6 +91,13 @@ def create_app(
                     db=db,
                     prefect=prefect,
                     leadership=Leadership(url),
+                    diagnosis=Diagnosis(
+                        db=db,
+                        prefect=prefect,
+                        kubernetes=cluster,
+                        commands=commands,
+                        query_seconds=settings.worker_query_seconds,
+                    ),
                     deployments=deployments,
                     poll_seconds=settings.poll_seconds,
                     handed_over=handed_over,
@@ -97,7 +107,6 @@ def create_app(
                     max_attempts={one.name: one.max_attempts for one in settings.pipelines},
                 )
                 feed = Feed(db=db, url=url)
-                app.state.kubernetes = cluster
                 canceller = Canceller(
                     db=db,
                     prefect=prefect,
@@ -113,6 +122,7 @@ def create_app(
                     pipelines=pipelines,
                     metrics=metrics,
                     feed=feed,
+                    commands=commands,
                     wake=dispatcher.wake,
                     wake_canceller=canceller.wake,
                     check_schema=_once_at_head(db),

@@ -122,8 +122,8 @@ class Evidence:
         """
         held = self._held.get(row.run_id)
         waits_since = recovering.waits_since(row) if heard else now
-        if told is not None and told.due_at is not None:
-            waits_since = max(waits_since, told.due_at)
+        if told is not None and told.next_at is not None:
+            waits_since = max(waits_since, told.next_at)
         return Standing(
             state=told.state if told else State(row.state),
             state_name=told.state_name if told else row.state_name,

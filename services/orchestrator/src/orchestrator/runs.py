@@ -110,7 +110,7 @@ class Facts:
 
 @dataclass(frozen=True, kw_only=True)
 class FlowRun:
-    """What Prefect says of one flow run. `expected_at` is its first start; `due_at` its next, while it is Scheduled."""
+    """What Prefect says of one flow run."""
 
     flow_run_id: UUID
     deployment_id: UUID | None
@@ -123,9 +123,11 @@ class FlowRun:
     message: str | None
     at: datetime
     expected_at: datetime
-    due_at: datetime | None = None
     started_at: datetime | None
     ended_at: datetime | None
+    next_at: datetime | None = None  # when a worker may take it, while it is Scheduled
+    pool: str | None = None
+    queue: str | None = None
 
     @property
     def correlation_id(self) -> str:

@@ -20,6 +20,7 @@ HINTS = {
     "log_level": "one of debug, info, warning, error",
     "poll_seconds": "the seconds between two looks at Prefect, 0.1 to 60",
     "kubernetes_namespace": "the namespace of the flow runs' Jobs (leave it out where there is no Kubernetes)",
+    "worker_query_seconds": "the seconds between two polls of a worker, above 0 and up to 60",
     "cancel_grace_seconds": "the seconds a cancelled run that never started is given to end by itself, 0 to 300",
     "cancel_deadline_seconds": "the seconds a cancelled run's own process is given to end by itself, 0 to 3600",
 }
@@ -92,6 +93,7 @@ class Settings(DatabaseSettings):
     port: Annotated[int, Field(ge=1, le=65535)] = 8080
     poll_seconds: Annotated[float, Field(ge=0.1, le=60)] = 2.0
     kubernetes_namespace: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")] | None = None
+    worker_query_seconds: Annotated[float, Field(gt=0, le=60)] = 10.0
     cancel_grace_seconds: Annotated[float, Field(ge=0, le=300)] = 10.0
     cancel_deadline_seconds: Annotated[float, Field(ge=0, le=3600)] = 60.0
 

@@ -5,18 +5,20 @@ of each pipeline.
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from orchestrator.errors import DeploymentMissing, EngineConfused, EngineRefused, OrchestratorError
+from orchestrator.diagnosis import Diagnosis
+from orchestrator.errors import DeploymentMissing, EngineConfused, EngineRefused, LedgerUnavailable, OrchestratorError
 from orchestrator.ledger import cancellation, following, handover, recovering
 from orchestrator.ledger.events import Seen
 from orchestrator.ledger.leadership import Leadership
 from orchestrator.prefect_api import PrefectApi
-from orchestrator.runs import Facts, State
+from orchestrator.runs import Facts, FlowRun, State
 
 FACTS_SECONDS = 15.0
 SWEEP_SECONDS = 300.0
@@ -36,6 +38,7 @@ class Sync:
         db: AsyncEngine,
         prefect: PrefectApi,
         leadership: Leadership,
+        diagnosis: Diagnosis,
         deployments: Mapping[str, str],
         poll_seconds: float,
         handed_over: asyncio.Event,
@@ -51,6 +54,7 @@ class Sync:
         self._db = db
         self._prefect = prefect
         self._leadership = leadership
+        self._diagnosis = diagnosis
         self._deployments = deployments
         self._poll_seconds = poll_seconds
         self._handed_over = handed_over
@@ -60,6 +64,7 @@ class Sync:
         self._max_attempts = max_attempts
         self._led = False
         self._trouble: str | None = None
+        self._undiagnosed: str | None = None
         self._facts_at = self._swept_at = self._looked_at = float("-inf")
         self._known: dict[UUID, tuple[str, Facts]] = {}
         self._next_start: datetime | None = None
@@ -87,6 +92,8 @@ class Sync:
                         await self._settled()
                 except OrchestratorError as exc:
                     self._failed(exc)
+                    with suppress(LedgerUnavailable):
+                        await self._diagnosis.blind(exc, self._known)
                 try:
                     async with asyncio.timeout(self._poll_seconds):
                         await self._handed_over.wait()
@@ -125,6 +132,19 @@ class Sync:
         self._looked_at = time.monotonic()
         if sweep:
             self._swept_at = self._looked_at
+        await self._diagnose(met)
+
+    async def _diagnose(self, met: Mapping[UUID, FlowRun]) -> None:
+        """What is said of why runs are where they are must not keep where they are from being known."""
+        try:
+            await self._diagnosis.look(met, self._known)
+        except (EngineConfused, EngineRefused) as exc:
+            self._on_failure()
+            if self._undiagnosed != str(exc):
+                log.warning("what holds runs cannot be found out", reason=str(exc))
+            self._undiagnosed = str(exc)
+        else:
+            self._undiagnosed = None
 
     async def _is_worth_it(self) -> bool:
         """Whether to look now: always while a run is not over, whoever accepted it; when idle, only now and then."""

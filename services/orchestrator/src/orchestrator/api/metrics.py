@@ -70,6 +70,18 @@ class Metrics:
             ["pipeline"],
             registry=registry,
         )
+        self._held = Gauge(
+            "orchestrator_runs_held",
+            "Runs that are not over and do not go on, by the reason's id.",
+            ["pipeline", "reason"],
+            registry=registry,
+        )
+        self._succeeded = Gauge(
+            "orchestrator_last_success_timestamp_seconds",
+            "When the latest Completed run ended.",
+            ["pipeline"],
+            registry=registry,
+        )
         self._breaker = Gauge(
             "orchestrator_prefect_breaker", "1 for the state the circuit is in.", ["state"], registry=registry
         )
@@ -114,12 +126,13 @@ class Metrics:
         """Everything in Prometheus' text format; without the ledger's gauges while the ledger is away."""
         try:
             counted = await reading.backlog(db)
+            holds, successes = await reading.holds(db), await reading.last_successes(db, pipelines)
         except LedgerUnavailable:
-            counted = None
+            counted, holds, successes = None, [], {}
         # nothing is awaited from here on: two scrapes at once do not see each other's half-filled gauges
         for state in BREAKER_STATES:
             self._breaker.labels(state).set(state == breaker)
-        for gauge in (self._unfinished, self._oldest, self._waiting):
+        for gauge in (self._unfinished, self._oldest, self._waiting, self._held, self._succeeded):
             gauge.clear()
         self._database.set(counted is not None)
         if counted is not None:
@@ -129,4 +142,8 @@ class Metrics:
                 self._oldest.labels(name).set(oldest.get(name, 0))
             for (name, state), count in unfinished.items():
                 self._unfinished.labels(name, state).set(count)
+        for row in holds:
+            self._held.labels(row.pipeline, row.id).set(row.held)
+        for name, moment in successes.items():
+            self._succeeded.labels(name).set(moment.timestamp())
         return generate_latest(self._registry)

@@ -167,8 +167,8 @@ reasons = Table(
     Column("since", Moment, nullable=False),
 )
 
-# Append-only: every state a run was seen in, and every reason. `kind` is submitted, changed, held or ended; `reason` is
-# the id of the reason since then, of a held one or of the end.
+# Append-only: every state a run was seen in, and every reason. `kind` is submitted, changed or ended, held
+# when what holds it changes, explained when it is known why it ended; `reason` is then the reason's id.
 run_events = Table(
     "run_events",
     metadata,
@@ -182,7 +182,7 @@ run_events = Table(
     Column("message", Text),
     Column("duration_ms", BigInteger),
     Column("reason", Text),
-    CheckConstraint("kind IN ('submitted', 'changed', 'held', 'ended')", name="run_events_kind_known"),
+    CheckConstraint("kind IN ('submitted', 'changed', 'held', 'ended', 'explained')", name="run_events_kind_known"),
     CheckConstraint(f"state IN ({STATES})", name="run_events_state_known"),
 )
 

@@ -39,6 +39,8 @@ class _FlowRun(BaseModel):
     start_time: datetime | None = None
     end_time: datetime | None = None
     auto_scheduled: bool = False
+    work_pool_name: str | None = None
+    work_queue_name: str | None = None
     created_by: _CreatedBy | None = None
 
     def told(self) -> FlowRun:
@@ -57,9 +59,11 @@ class _FlowRun(BaseModel):
             message=self.state.message,
             at=self.state.timestamp,
             expected_at=self.expected_start_time or self.created,
-            due_at=self.next_scheduled_start_time,
             started_at=self.start_time,
             ended_at=(self.end_time or self.state.timestamp) if state.ended else None,
+            next_at=self.next_scheduled_start_time,
+            pool=self.work_pool_name,
+            queue=self.work_queue_name,
         )
 
 
