@@ -17,12 +17,13 @@ from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator import remedies
+from orchestrator.diagnosis import KUBERNETES
 from orchestrator.errors import EngineRefused, KubernetesRefused, KubernetesUnavailable, OrchestratorError
 from orchestrator.evidence import Evidence, Shown
 from orchestrator.kubernetes_api import KubernetesApi
 from orchestrator.ledger import following, reasons, recovering
 from orchestrator.ledger.events import Seen
-from orchestrator.prefect_api import PrefectApi
+from orchestrator.prefect_api import PrefectApi, pools
 from orchestrator.remedies import Action, Remedy
 from orchestrator.removal import Removal
 from orchestrator.runs import FlowRun, State
@@ -32,6 +33,8 @@ LOOK_SECONDS = 5.0
 MOST_AT_ONCE = 20  # actions of one look: Prefect is not flooded with what an outage left behind
 PLANNED_BACK = timedelta(days=30)
 LINGERING = timedelta(seconds=120)  # how long a Job may outlive its run before it is taken for left behind
+
+BY_KUBERNETES = frozenset({Action.PUT_BACK, Action.CRASH})  # what rests on Jobs and pods that are not seen
 
 log = structlog.get_logger(__name__)
 
@@ -184,6 +187,8 @@ class Recovery:
         if told.state.ended:
             return None
         now = datetime.now(UTC)
+        if remedy.action in BY_KUBERNETES and shown is not None and not await self._makes_jobs(told):
+            return None
         self._evidence.see(row, shown, now=now)
         again = self._chosen(row, shown, now=now, heard=True, told=told)
         if again is None or again.action is not remedy.action:
@@ -203,6 +208,11 @@ class Recovery:
         elif again.action is not Action.CRASH:  # a crashed run's Jobs go before its next attempt
             await self._remove_jobs(row, shown)
         return again.reason
+
+    async def _makes_jobs(self, told: FlowRun) -> bool:
+        """Whether the run's worker makes Jobs: where a pool runs processes, a missing Job means nothing."""
+        pool = await pools.pool(self._prefect, told.pool) if told.pool else None
+        return pool is not None and pool.type == KUBERNETES
 
     async def _skip(self, told: FlowRun, reason: str) -> str | None:
         if told.state is not State.SCHEDULED or told.started_at is not None:
