@@ -187,9 +187,7 @@ async def test_a_run_whose_heartbeat_stops_is_crashed(prefect_server: str, api: 
 
     async def beat(flow_run_id: str, deployment_id: str) -> None:
         """What the flow engine sends."""
-        related = [
-            {"prefect.resource.id": f"prefect.deployment.{deployment_id}", "prefect.resource.role": "deployment"}
-        ]
+        its = {"prefect.resource.id": f"prefect.deployment.{deployment_id}", "prefect.resource.role": "deployment"}
         event = {
             "id": str(uuid.uuid4()),
             "occurred": datetime.now(UTC).isoformat(),
