@@ -127,7 +127,7 @@ async def test_while_prefect_is_away_the_day_stays_owed(warehouse: str, prefect:
 
 
 async def test_a_fleet_provides_one_probe(prefect: Prefect) -> None:
-    """Runs that degrade in one opening of the circuit make a single run, due when a probe is let in; the next, another."""
+    """Runs that degrade in one opening of the circuit make a single run, due as told; the next opening, another."""
     opened_at = datetime(2026, 1, 16, 9, tzinfo=UTC)
     due = datetime.now(UTC) + timedelta(hours=1)
     circuit = Circuit(state="open", generation=7, opened_at=opened_at)
