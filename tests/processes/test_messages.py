@@ -1,4 +1,4 @@
-"""The texts that Prefect keeps of a failed run: others read the cause from them, so a change here is a change for them."""
+"""The texts that Prefect keeps of a failed run: others read its cause from them."""
 
 import re
 import socket
