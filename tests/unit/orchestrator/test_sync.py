@@ -43,13 +43,15 @@ class Watched:
         await self.sync.look()
 
 
-Follow = Callable[[PrefectWire], Any]
+Follow = Callable[..., Any]
 
 
 @pytest.fixture
 def follow(db: AsyncEngine, database_url: str) -> Follow:
     @asynccontextmanager
-    async def followed(wire: PrefectWire, deployments: dict[str, str] | None = None) -> AsyncIterator[Watched]:
+    async def followed(
+        wire: PrefectWire, deployments: dict[str, str] | None = None, **more: Any
+    ) -> AsyncIterator[Watched]:
         async with httpx.AsyncClient(base_url="http://prefect.test/api", transport=wire) as client:
             watched = Watched()
             prefect = PrefectApi(client, Guard("prefect", limits=Limits(attempts=1, failures_to_open=10**6)))
@@ -69,6 +71,7 @@ def follow(db: AsyncEngine, database_url: str) -> Follow:
                 handed_over=asyncio.Event(),
                 on_seen=watched.seen.append,
                 on_failure=watched.failed,
+                **more,
             )
             yield watched
 

@@ -210,25 +210,35 @@ class PrefectWire(httpx.MockTransport):
         return httpx.Response(201, json=made)
 
     def _set_state(self, run_id: str, body: dict[str, Any]) -> httpx.Response | None:
-        """Prefect's rules for Cancelling: 201 whatever it thinks of it."""
+        """Prefect's rules, as far as they are met here: 201 whatever it thinks of it."""
         run = self.flow_runs.get(run_id)
         if run is None:
             return None
         now, wanted = run["state"]["type"], body["state"]
-        status = "ACCEPT"
+        kind, status = wanted["type"], "ACCEPT"
+        transition = wanted.get("state_details", {}).get("transition_id")
         if body.get("force"):
-            self.move(run_id, wanted["type"], message=wanted.get("message"))
-        elif now in {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}:
-            status = "ABORT"
-        elif now == "CANCELLING":
+            self._moved(run, wanted)
+        elif transition is not None and transition == run.get("transition_id"):
             status = "REJECT"
-        elif now == "SCHEDULED" and not run.get("infrastructure_pid"):
+        elif now in {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"} and (
+            kind in {"CANCELLING", "CRASHED", "PAUSED"} or (kind == "SCHEDULED" and run["deployment_id"] is None)
+        ):
+            status = "ABORT"
+        elif now == "CANCELLING" and kind != "CANCELLED":
+            status = "REJECT"
+        elif kind == "CANCELLING" and now == "SCHEDULED" and not run.get("infrastructure_pid"):
             status = "REJECT"
             self.move(run_id, "CANCELLED")
         else:
-            self.move(run_id, wanted["type"])
+            self._moved(run, wanted)
         details = {"type": f"{status.lower()}_details"} | ({} if status == "ACCEPT" else {"reason": "as it is"})
         return httpx.Response(201, json={"state": run["state"], "status": status, "details": details})
+
+    def _moved(self, run: dict[str, Any], wanted: dict[str, Any]) -> None:
+        self.move(run["id"], wanted["type"], name=wanted.get("name"), message=wanted.get("message"))
+        run["transition_id"] = wanted.get("state_details", {}).get("transition_id")
+        run["next_scheduled_start_time"] = run["state"]["timestamp"] if wanted["type"] == "SCHEDULED" else None
 
     def _filter(self, body: dict[str, Any]) -> list[dict[str, Any]]:
         assert body["limit"] <= 200, "Prefect answers 422 to more"

@@ -27,6 +27,7 @@ from orchestrator.ledger.leadership import Leadership
 from orchestrator.prefect_api import PrefectApi
 from orchestrator.prefect_api.announcements import Announcements
 from orchestrator.reasons import Commands
+from orchestrator.recovery import Recovery
 from orchestrator.resilience import Guard, Limits
 from orchestrator.settings import Settings
 from orchestrator.sync import Sync
@@ -58,6 +59,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         url = settings.database_url.get_secret_value()
+        pipelines = {one.name: one for one in settings.pipelines}
         deployments = {one.name: one.deployment for one in settings.pipelines}
         metrics = Metrics()
         handed_over = asyncio.Event()
@@ -76,6 +78,15 @@ def create_app(
                 guard = Guard("prefect", limits=limits or Limits(), listeners=[_BreakerLog()])
                 prefect = PrefectApi(client, guard, observe=metrics.prefect_call)
                 dispatcher = Dispatcher(db=db, prefect=prefect, deployments=deployments, handed_over=handed_over)
+                recovery = Recovery(
+                    db=db,
+                    prefect=prefect,
+                    kubernetes=cluster,
+                    pipelines=pipelines,
+                    leads=lambda: sync.leads,
+                    on_seen=metrics.seen,
+                    on_acted=metrics.acted,
+                )
                 sync = Sync(
                     db=db,
                     prefect=prefect,
@@ -92,15 +103,23 @@ def create_app(
                     handed_over=handed_over,
                     on_seen=metrics.seen,
                     on_failure=metrics.sync_failed,
+                    on_crash=recovery.wake,
+                    max_attempts={one.name: one.max_attempts for one in settings.pipelines},
                 )
                 feed = Feed(db=db, url=url)
                 canceller = Canceller(
-                    db=db, prefect=prefect, grace_seconds=settings.cancel_grace_seconds, on_seen=metrics.seen
+                    db=db,
+                    prefect=prefect,
+                    kubernetes=cluster,
+                    grace_seconds=settings.cancel_grace_seconds,
+                    deadline_seconds=settings.cancel_deadline_seconds,
+                    on_seen=metrics.seen,
+                    on_acted=metrics.acted,
                 )
                 app.state.parts = Parts(
                     db=db,
                     prefect=prefect,
-                    pipelines={one.name: one for one in settings.pipelines},
+                    pipelines=pipelines,
                     metrics=metrics,
                     feed=feed,
                     commands=commands,
@@ -108,7 +127,13 @@ def create_app(
                     wake_canceller=canceller.wake,
                     check_schema=_once_at_head(db),
                 )
-                works = {"dispatch": dispatcher.work, "sync": sync.work, "cancel": canceller.work, "events": feed.work}
+                works = {
+                    "dispatch": dispatcher.work,
+                    "sync": sync.work,
+                    "recovery": recovery.work,
+                    "cancel": canceller.work,
+                    "events": feed.work,
+                }
                 if transport is None:
                     works["announcements"] = Announcements(settings, heard=sync.wake).work
                 async with supervised(works):

@@ -14,11 +14,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator.diagnosis import Diagnosis
 from orchestrator.errors import DeploymentMissing, EngineConfused, EngineRefused, LedgerUnavailable, OrchestratorError
-from orchestrator.ledger import cancellation, following, handover
+from orchestrator.ledger import cancellation, following, handover, recovering
 from orchestrator.ledger.events import Seen
 from orchestrator.ledger.leadership import Leadership
 from orchestrator.prefect_api import PrefectApi
-from orchestrator.runs import Facts, FlowRun
+from orchestrator.runs import Facts, FlowRun, State
 
 FACTS_SECONDS = 15.0
 SWEEP_SECONDS = 300.0
@@ -44,8 +44,13 @@ class Sync:
         handed_over: asyncio.Event,
         on_seen: Callable[[Seen], None],
         on_failure: Callable[[], None],
+        on_crash: Callable[[], None] = lambda: None,
+        max_attempts: Mapping[str, int] = following.NONE_AGAIN,
     ) -> None:
-        """`handed_over` ends a wait early; `on_seen` is told of every recorded change, `on_failure` of failed looks."""
+        """`handed_over` ends a wait early; `on_seen` is told of every recorded change, `on_failure` of failed looks.
+
+        `max_attempts`: how often a run of each pipeline is executed in all; `on_crash`: one is due to be rerun.
+        """
         self._db = db
         self._prefect = prefect
         self._leadership = leadership
@@ -55,6 +60,8 @@ class Sync:
         self._handed_over = handed_over
         self._on_seen = on_seen
         self._on_failure = on_failure
+        self._on_crash = on_crash
+        self._max_attempts = max_attempts
         self._led = False
         self._trouble: str | None = None
         self._undiagnosed: str | None = None
@@ -63,6 +70,11 @@ class Sync:
         self._next_start: datetime | None = None
         self._odd: dict[str, str] = {}
         self._hinted = False
+
+    @property
+    def leads(self) -> bool:
+        """Whether this replica was the leader when it last looked."""
+        return self._led
 
     def wake(self) -> None:
         """Something may have changed in Prefect: look now, idle or not."""
@@ -101,10 +113,15 @@ class Sync:
             since = datetime.now(UTC) - (SWEEP_BACK if sweep else GLANCE_BACK)
             told = await self._prefect.due(self._known, since=since)
             told += await self._prefect.active(self._known)
+            if sweep:
+                told += await self._prefect.overdue(self._known)
         met = {one.flow_run_id: one for one in told}
         rest = [one for one in await following.to_follow(self._db) if one not in met]
         met |= {one.flow_run_id: one for one in await self._prefect.flow_runs(rest)}
-        seen = await following.record(self._db, list(met.values()), self._known)
+        seen = await following.record(self._db, list(met.values()), self._known, max_attempts=self._max_attempts)
+        crashed = [one.flow_run_id for one in met.values() if one.state is State.CRASHED]
+        if crashed and await recovering.any_going(self._db, crashed):
+            self._on_crash()
         for lost in set(rest) - set(met):
             # a page may have shifted while it was read: only Prefect's answer about this very run counts
             if await self._prefect.flow_run(lost) is None:
@@ -180,15 +197,7 @@ class Sync:
         self._odd[pipeline] = str(error)
 
     def _tell(self, change: Seen) -> None:
-        log.info(
-            "run adopted" if change.before is None else "run changed",
-            run_id=str(change.run_id),
-            pipeline=change.pipeline,
-            correlation_id=change.correlation_id,
-            state=str(change.state),
-            state_name=change.state_name,
-            message=change.message,
-        )
+        log.info("run adopted" if change.before is None else "run changed", **change.told)
         self._on_seen(change)
 
     def _failed(self, error: OrchestratorError) -> None:

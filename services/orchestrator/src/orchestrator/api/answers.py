@@ -10,6 +10,7 @@ from sqlalchemy import Row
 from orchestrator.ledger.reading import Remembered
 from orchestrator.reasons import Reason
 from orchestrator.runs import Origin, Schedule, State, duration_ms
+from orchestrator.settings import Pipeline
 
 RUN_ID = "0b5f0ac8-9a0e-4b8e-9a3b-6f0f6f1f6a11"
 
@@ -102,6 +103,8 @@ class RunStatus(BaseModel):
                     "started_at": "2026-03-02T08:00:06.500Z",
                     "ended_at": "2026-03-02T08:00:41.730Z",
                     "duration_ms": 35230,
+                    "attempt": 1,
+                    "max_attempts": 3,
                     "backfill_id": None,
                     "cancel_requested_at": None,
                     "dispatch": {"attempts": 1, "last_error": None, "next_attempt_at": None},
@@ -132,17 +135,20 @@ class RunStatus(BaseModel):
     started_at: datetime | None
     ended_at: datetime | None
     duration_ms: int | None
+    attempt: int = Field(description="Which execution of the run this is; one more after each crash")
+    max_attempts: int = Field(description="How many the pipeline allows")
     backfill_id: UUID | None = Field(description="The backfill that made it")
     cancel_requested_at: datetime | None = Field(description="When somebody asked to cancel it")
     dispatch: Handover
     reason: ReasonAnswer | None = Field(description="What holds it, or why it failed; null for a run that is all right")
 
     @classmethod
-    def of(cls, row: Row[Any]) -> "RunStatus":
-        """The answer about one row of the ledger's runs."""
-        told_otherwise = {"duration_ms", "dispatch", "reason"}
+    def of(cls, row: Row[Any], pipeline: Pipeline) -> "RunStatus":
+        """The answer about one row of the ledger's runs, a run of `pipeline`."""
+        told_otherwise = {"duration_ms", "dispatch", "max_attempts", "reason"}
         return cls(
             **{name: getattr(row, name) for name in cls.model_fields if name not in told_otherwise},
+            max_attempts=pipeline.max_attempts,
             reason=ReasonAnswer.of_row(row),
             duration_ms=duration_ms(row.started_at, row.ended_at),
             dispatch=Handover(

@@ -51,6 +51,13 @@ class Metrics:
             registry=registry,
         )
         self._sync_failures = Counter("orchestrator_sync_failures", "Looks at Prefect that failed.", registry=registry)
+        self._actions = Counter(
+            "orchestrator_recovery_actions",
+            "What was done about runs that stopped on their way: rerun, put_back, crash, give_up (start deadline), "
+            "time_out (run deadline), skip (missed schedule), remove_job.",
+            ["pipeline", "action"],
+            registry=registry,
+        )
         self._unfinished = Gauge(
             "orchestrator_runs_unfinished", "Runs that are not over.", ["pipeline", "state"], registry=registry
         )
@@ -110,6 +117,10 @@ class Metrics:
     def sync_failed(self) -> None:
         """A look at Prefect failed."""
         self._sync_failures.inc()
+
+    def acted(self, pipeline: str, action: str) -> None:
+        """Something was done about a run that stopped on its way."""
+        self._actions.labels(pipeline, action).inc()
 
     async def text(self, db: AsyncEngine, *, pipelines: list[str], breaker: str) -> bytes:
         """Everything in Prometheus' text format; without the ledger's gauges while the ledger is away."""

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 from urllib.parse import quote
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import httpx
 from pydantic import TypeAdapter
@@ -95,6 +95,29 @@ class PrefectApi:
         state = {"type": "CANCELLED", "name": "Cancelled", "message": reason}
         return await self._set_state("end_as_cancelled", flow_run_id, {"state": state, "force": True})
 
+    async def crash(self, flow_run_id: UUID, *, reason: str) -> str:
+        """End a flow run as Crashed by Prefect's own rules, which free its slots; how Prefect took that.
+
+        One that is over already stays as it ended.
+        """
+        state = {"type": "CRASHED", "name": "Crashed", "message": reason}
+        return await self._set_state("crash", flow_run_id, {"state": state | _once()})
+
+    async def time_out(self, flow_run_id: UUID, *, reason: str) -> str:
+        """End a flow run as Failed named TimedOut, whatever retries its flow has left; how Prefect took that."""
+        state = {"type": "FAILED", "name": "TimedOut", "message": reason}
+        return await self._set_state("time_out", flow_run_id, {"state": state | _once(), "force": True})
+
+    async def reschedule(self, flow_run_id: UUID, *, name: str, reason: str) -> str:
+        """Let a worker take a flow run anew, also one that is over; how Prefect took that. `name`: the state's."""
+        state = {"type": "SCHEDULED", "name": name, "message": reason}
+        return await self._set_state("reschedule", flow_run_id, {"state": state | _once()})
+
+    async def skip(self, flow_run_id: UUID, *, reason: str) -> str:
+        """End a flow run that nothing has begun as Cancelled named Skipped; how Prefect took that."""
+        state = {"type": "CANCELLED", "name": "Skipped", "message": reason}
+        return await self._set_state("skip", flow_run_id, {"state": state | _once()})
+
     async def state_before_cancelling(self, flow_run_id: UUID) -> State | None:
         """The last state of a flow run that was not Cancelling; None when it had no other."""
         answer = await self.ask("states", "GET", f"/flow_run_states/?flow_run_id={flow_run_id}")
@@ -120,6 +143,12 @@ class PrefectApi:
         """The flow runs of these deployments that were due between `since` and now, oldest first."""
         window = {"after_": since.isoformat(), "before_": datetime.now(UTC).isoformat()}
         return await self._filter("due", _of(deployments) | {"expected_start_time": window})
+
+    async def overdue(self, deployments: Iterable[UUID]) -> list[FlowRun]:
+        """The flow runs of these deployments that still wait for a worker, however long ago they were due."""
+        window = {"before_": datetime.now(UTC).isoformat()}
+        waiting = {"state": {"type": {"any_": ["SCHEDULED"]}}, "expected_start_time": window}
+        return await self._filter("overdue", _of(deployments) | waiting)
 
     async def active(self, deployments: Iterable[UUID]) -> list[FlowRun]:
         """The flow runs of these deployments that something works on now, whenever they were due."""
@@ -234,6 +263,11 @@ class PrefectApi:
 
 def _of(deployments: Iterable[UUID]) -> dict[str, Any]:
     return {"deployment_id": {"any_": [str(one) for one in deployments]}}
+
+
+def _once() -> dict[str, Any]:
+    """What lets Prefect know a repeated request for a state that it has set already."""
+    return {"state_details": {"transition_id": str(uuid4())}}
 
 
 def _reason(answer: httpx.Response) -> str | None:
