@@ -93,6 +93,9 @@ def test_what_the_flow_says_counts_more_than_how_its_pod_ended() -> None:
 
 MESSAGES = [
     ("PL109", "Kubernetes job was deleted"),
+    ("PL109", "its pod is gone, and Prefect was not told how it ended"),
+    ("PL113", "HeartbeatLost: no sign of life for 120 s"),
+    ("PL114", "not started within 3600 s, the pipeline's start deadline"),
     ("PL113", "No heartbeat from the run for 90 s"),
     ("PL105", "Process exited with status code: -9. This may be due to running out of memory"),
     ("PL108", "Flow run infrastructure exited with non-zero status code 1."),

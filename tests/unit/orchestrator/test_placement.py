@@ -178,9 +178,9 @@ def test_a_pod_that_is_silent() -> None:
     run, running = taken(state=State.RUNNING, since=300), [pod(RUNNING, phase="Running")]
     finding = see(run, pods=running, heartbeats={ID: ago(120)})
     assert finding is not None
-    assert (finding.kind, finding.since) == ("PL016", ago(120))
+    assert (finding.kind, finding.since) == ("PL016", ago(40))
     assert "a-job-x1 on node node-1" in finding.detail
-    assert see(run, pods=running, heartbeats={ID: ago(80)}) is None
+    assert see(run, pods=running, heartbeats={ID: ago(75)}) is None
     assert see(run, pods=running) is None, "a flow that sends no heartbeats is not silent"
     assert see(taken(state=State.RUNNING, since=20), pods=running, heartbeats={ID: ago(120)}) is None
 
@@ -232,8 +232,8 @@ def test_any_message_of_the_scheduler_can_be_read(message: str) -> None:
     assert placement.blockers(message) in message
 
 
-@given(seconds=st.floats(0, 89))
+@given(seconds=st.floats(0, 79))
 def test_heartbeats_may_be_missed(seconds: float) -> None:
-    """Two of them, without a word."""
+    """One, and the next may be late, without a word."""
     run = taken(state=State.RUNNING, since=600)
     assert see(run, pods=[pod(RUNNING, phase="Running")], heartbeats={ID: NOW - timedelta(seconds=seconds)}) is None
