@@ -40,7 +40,7 @@ class HeldRuns(BaseModel):
 
 
 def of_pipeline(name: str, holds: list[Row[Any]], told: Remembered | None, commands: Commands) -> list[HeldRuns]:
-    """What holds a pipeline's schedule, as far as Prefect `told`, and those of the ledger's `holds` that are its own."""
+    """What holds a pipeline's schedule, as far as Prefect `told`, and what holds its runs, of the ledger's `holds`."""
     found = []
     if told is not None and told.facts.paused and told.missing_since is None:
         paused = commands.reason(
