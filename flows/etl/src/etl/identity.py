@@ -1,5 +1,6 @@
 """Which run this is: what the orchestrator wrote on the flow run, and the logical date where nobody chose one."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -18,9 +19,10 @@ from etl.load import LoadedBy
 
 _render = JSONRenderer()
 
-# The orchestrator's tags on a flow run.
+# The orchestrator's tags on a flow run, and what it takes for a correlation id: a tag is anybody's text.
 RUN_ID_TAG = "run-id:"
 CORRELATION_TAG = "correlation-id:"
+_CORRELATION_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,14 +45,19 @@ class RunIdentity:
 
 def identify(flow_run_id: UUID, tags: Iterable[str]) -> RunIdentity:
     """Read the tags; a run without them (the schedule's, or Prefect's own page's) goes by its flow-run id."""
-    told = {
-        prefix: tag.removeprefix(prefix)
-        for tag in tags
-        for prefix in (RUN_ID_TAG, CORRELATION_TAG)
-        if tag.startswith(prefix)
-    }
-    run_id = UUID(told[RUN_ID_TAG]) if RUN_ID_TAG in told else flow_run_id
-    return RunIdentity(run_id=run_id, flow_run_id=flow_run_id, correlation_id=told.get(CORRELATION_TAG, str(run_id)))
+    told = list(tags)
+    run_ids = (tag.removeprefix(RUN_ID_TAG) for tag in told if tag.startswith(RUN_ID_TAG))
+    return RunIdentity(
+        run_id=next((UUID(run_id) for run_id in run_ids), flow_run_id),
+        flow_run_id=flow_run_id,
+        correlation_id=correlation_id(flow_run_id, told),
+    )
+
+
+def correlation_id(flow_run_id: UUID, tags: Iterable[str]) -> str:
+    """The first that the tags carry, else the flow run's own id: the orchestrator comes to the same."""
+    given = (tag.removeprefix(CORRELATION_TAG) for tag in tags if tag.startswith(CORRELATION_TAG))
+    return next((one for one in given if _CORRELATION_ID.fullmatch(one)), str(flow_run_id))
 
 
 def this_run() -> RunIdentity:

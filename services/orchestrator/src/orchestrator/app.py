@@ -17,9 +17,11 @@ from orchestrator.api import backfilling, events, problems, runs, service
 from orchestrator.api.metrics import Metrics
 from orchestrator.api.parts import Parts
 from orchestrator.api.requests import Requests
+from orchestrator.backfills import FAILED
 from orchestrator.cancel import Canceller
 from orchestrator.dispatch import Dispatcher
 from orchestrator.ledger.connection import open_ledger
+from orchestrator.ledger.events import Seen
 from orchestrator.ledger.feed import Feed
 from orchestrator.ledger.leadership import Leadership
 from orchestrator.prefect_api import PrefectApi
@@ -27,6 +29,7 @@ from orchestrator.prefect_api.announcements import Announcements
 from orchestrator.resilience import Guard, Limits
 from orchestrator.settings import Settings
 from orchestrator.sync import Sync
+from orchestrator.tracing import Tracing, opened
 
 RESTART_SECONDS = 1.0
 
@@ -52,11 +55,20 @@ def create_app(
         metrics = Metrics()
         handed_over = asyncio.Event()
         db = open_ledger(url)
+        tracing = opened(settings.otlp_endpoint)
         try:
             async with prefect_api.client(settings, transport=transport) as client:
                 guard = Guard("prefect", limits=limits or Limits(), listeners=[_BreakerLog()])
                 prefect = PrefectApi(client, guard, observe=metrics.prefect_call)
-                dispatcher = Dispatcher(db=db, prefect=prefect, deployments=deployments, handed_over=handed_over)
+                seen = _teller(metrics, tracing)
+                dispatcher = Dispatcher(
+                    db=db,
+                    prefect=prefect,
+                    deployments=deployments,
+                    handed_over=handed_over,
+                    tracing=tracing,
+                    on_seen=seen,
+                )
                 sync = Sync(
                     db=db,
                     prefect=prefect,
@@ -64,18 +76,18 @@ def create_app(
                     deployments=deployments,
                     poll_seconds=settings.poll_seconds,
                     handed_over=handed_over,
-                    on_seen=metrics.seen,
+                    on_seen=seen,
                     on_failure=metrics.sync_failed,
                 )
                 feed = Feed(db=db, url=url)
-                canceller = Canceller(
-                    db=db, prefect=prefect, grace_seconds=settings.cancel_grace_seconds, on_seen=metrics.seen
-                )
+                canceller = Canceller(db=db, prefect=prefect, grace_seconds=settings.cancel_grace_seconds, on_seen=seen)
                 app.state.parts = Parts(
                     db=db,
                     prefect=prefect,
                     pipelines={one.name: one for one in settings.pipelines},
                     metrics=metrics,
+                    tracing=tracing,
+                    seen=seen,
                     feed=feed,
                     wake=dispatcher.wake,
                     wake_canceller=canceller.wake,
@@ -91,6 +103,7 @@ def create_app(
                         feed.end()
         finally:
             await db.dispose()
+            await tracing.close()
 
     app = FastAPI(
         title="Pipelines orchestrator",
@@ -115,6 +128,37 @@ def create_app(
 
     app.openapi = openapi  # type: ignore[method-assign] # FastAPI's documented way to extend its document
     return app
+
+
+def _teller(metrics: Metrics, tracing: Tracing) -> Callable[[Seen], None]:
+    """What hears of every recorded change of a run, whoever recorded it: the log, the metrics, the run's trace."""
+
+    def tell(change: Seen) -> None:
+        log.info(
+            "run adopted" if change.before is None else "run changed",
+            run_id=str(change.run_id),
+            pipeline=change.pipeline,
+            correlation_id=change.correlation_id,
+            state=str(change.state),
+            state_name=change.state_name,
+            message=change.message,
+        )
+        metrics.seen(change)
+        if change.ended_at is not None and change.before is not change.state:
+            tracing.record(
+                "run",
+                parent=change.traceparent,
+                began=change.accepted_at,
+                ended=change.ended_at,
+                error=change.message or str(change.state) if change.state in FAILED else None,
+                run_id=str(change.run_id),
+                pipeline=change.pipeline,
+                correlation_id=change.correlation_id,
+                state=str(change.state),
+                state_name=change.state_name,
+            )
+
+    return tell
 
 
 @asynccontextmanager

@@ -123,13 +123,4 @@ class Canceller:
 
     def _tell(self, seen: list[Seen]) -> None:
         for change in seen:
-            log.info(
-                "run changed",
-                run_id=str(change.run_id),
-                pipeline=change.pipeline,
-                correlation_id=change.correlation_id,
-                state=str(change.state),
-                state_name=change.state_name,
-                message=change.message,
-            )
             self._on_seen(change)

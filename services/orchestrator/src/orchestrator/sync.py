@@ -104,7 +104,7 @@ class Sync:
                 gone = await following.lose(self._db, lost)
                 seen += [gone] if gone else []
         for change in seen:
-            self._tell(change)
+            self._on_seen(change)
         self._looked_at = time.monotonic()
         if sweep:
             self._swept_at = self._looked_at
@@ -158,18 +158,6 @@ class Sync:
         if self._odd.get(pipeline) != str(error):
             log.warning("pipeline cannot be followed", pipeline=pipeline, reason=str(error))
         self._odd[pipeline] = str(error)
-
-    def _tell(self, change: Seen) -> None:
-        log.info(
-            "run adopted" if change.before is None else "run changed",
-            run_id=str(change.run_id),
-            pipeline=change.pipeline,
-            correlation_id=change.correlation_id,
-            state=str(change.state),
-            state_name=change.state_name,
-            message=change.message,
-        )
-        self._on_seen(change)
 
     def _failed(self, error: OrchestratorError) -> None:
         """Count every failure, log it once: until it is another or it is over."""

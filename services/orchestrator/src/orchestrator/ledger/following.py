@@ -144,6 +144,7 @@ async def _change(connection: AsyncConnection, row: Any, told: FlowRun, events: 
     before = State(row.state)
     is_new = (row.state, row.state_name, row.message) != (told.state, told.state_name, told.message)
     started_at = told.started_at or row.started_at
+    traceparent = row.traceparent or told.traceparent
     if not before.may_become(told.state) or not (is_new or started_at != row.started_at):
         return None
     changed = await connection.execute(
@@ -155,6 +156,7 @@ async def _change(connection: AsyncConnection, row: Any, told: FlowRun, events: 
             message=told.message,
             started_at=started_at,
             ended_at=told.ended_at,
+            traceparent=traceparent,
         )
     )
     if changed.rowcount == 0:  # another replica was quicker; the next look compares with what it wrote
@@ -173,6 +175,7 @@ async def _change(connection: AsyncConnection, row: Any, told: FlowRun, events: 
         started_at=started_at,
         ended_at=told.ended_at,
         first_start=row.started_at is None and started_at is not None,
+        traceparent=traceparent,
     )
 
 
@@ -192,6 +195,7 @@ async def _adopt(
             parameters=dict(told.parameters),
             origin=told.origin,
             correlation_id=told.correlation_id,
+            traceparent=told.traceparent,
             accepted_at=told.expected_at,
             dispatched_at=told.expected_at,
             started_at=told.started_at,
@@ -216,6 +220,7 @@ async def _adopt(
         started_at=told.started_at,
         ended_at=told.ended_at,
         first_start=told.started_at is not None,
+        traceparent=told.traceparent,
     )
 
 
