@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import asyncpg
 import httpx
@@ -24,6 +25,7 @@ from etl.registration import DAILY_JOB, Registration, WorkPool
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 DAY = date(2026, 1, 15)
+NEXT_DAY = date(2026, 1, 16)
 FLIGHTS_OF_THE_DAY = 894
 RUN_SECONDS = 120
 
@@ -45,8 +47,8 @@ def signal_pod(process: subprocess.Popen[str], number: signal.Signals) -> None:
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of `python -m source`."""
+def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """The URL of `python -m source`, and its log."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     log = tmp_path_factory.mktemp("source") / "log"
@@ -63,10 +65,17 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
     try:
         eventually(is_up, within=30, what="the source listens")
-        yield f"http://127.0.0.1:{port}"
+        yield f"http://127.0.0.1:{port}", log
     finally:
         process.terminate()
         process.wait(15)
+
+
+class Collector(Protocol):
+    """The collector of tests/conftest.py."""
+
+    url: str
+    spans: list[Any]
 
 
 @dataclass(kw_only=True)
@@ -75,13 +84,14 @@ class Platform:
 
     prefect: httpx.Client
     source: httpx.Client
+    source_log: Path
     warehouse: str
     deployment_id: str
     home: Path
     processes: list[subprocess.Popen[str]] = field(default_factory=list)
 
-    def accept(self, day: date = DAY) -> str:
-        """Create a flow run as the orchestrator does, and return its id; its run-id tag is that same id reversed."""
+    def accept(self, day: date = DAY, **labels: str) -> str:
+        """Create a flow run as the orchestrator does, and return its id."""
         run_id = str(uuid.uuid4())
         answer = self.prefect.post(
             f"/deployments/{self.deployment_id}/create_flow_run",
@@ -89,6 +99,7 @@ class Platform:
                 "parameters": {"logical_date": day.isoformat()},
                 "idempotency_key": run_id,
                 "tags": [f"run-id:{run_id}", f"correlation-id:corr-{run_id}"],
+                "labels": labels,
             },
         )
         return str(answer.raise_for_status().json()["id"])
@@ -132,6 +143,10 @@ class Platform:
         logs = self.prefect.post("/logs/filter", json={"logs": {"flow_run_id": {"any_": [flow_run_id]}}}).json()
         return [json.loads(log["message"]) for log in logs if log["message"].startswith("{")]
 
+    def source_lines(self) -> list[dict[str, Any]]:
+        """The source's log so far."""
+        return [json.loads(line) for line in self.source_log.read_text().splitlines() if line.startswith("{")]
+
     def artifact(self, flow_run_id: str) -> str:
         """The run's report."""
         wanted = {"flow_run_id": {"any_": [flow_run_id]}, "key": {"any_": ["daily-job"]}}
@@ -170,17 +185,25 @@ class Platform:
 
 
 @pytest.fixture
-def platform(prefect_server: str, source: str, warehouse: str, tmp_path: Path) -> Iterator[Platform]:
+def platform(prefect_server: str, source: tuple[str, Path], warehouse: str, tmp_path: Path) -> Iterator[Platform]:
     name = f"run-{uuid.uuid4().hex[:8]}"
     deployment = DAILY_JOB.model_copy(update={"name": name, "schedules": ()})
     with temporary_settings({PREFECT_API_URL: prefect_server}):
         asyncio.run(
             register_within(Registration(work_pool=WorkPool(name=name), deployments=(deployment,)), wait_seconds=10)
         )
-    with httpx.Client(base_url=prefect_server, timeout=30) as prefect, httpx.Client(base_url=source) as source_client:
+    with (
+        httpx.Client(base_url=prefect_server, timeout=30) as prefect,
+        httpx.Client(base_url=source[0]) as source_client,
+    ):
         deployment_id = prefect.get(f"/deployments/name/daily_job/{name}").raise_for_status().json()["id"]
         platform = Platform(
-            prefect=prefect, source=source_client, warehouse=warehouse, deployment_id=deployment_id, home=tmp_path
+            prefect=prefect,
+            source=source_client,
+            source_log=source[1],
+            warehouse=warehouse,
+            deployment_id=deployment_id,
+            home=tmp_path,
         )
         yield platform
         source_client.delete("/faults").raise_for_status()
@@ -217,6 +240,44 @@ def test_a_run_loads_its_day(platform: Platform) -> None:
     assert [line["seconds"] >= 2 for line in lines if line["step"] == "extract"] == [True]
     assert {line["step"] for line in lines} == {"start", "claim", "extract", "transform", "load"}
     assert {(line["run_id"], line["correlation_id"]) for line in lines} == {(run_id, f"corr-{run_id}")}
+    # Prefect's own lines too; a line that begins with a clock's time is one, the rest is a long line's second half
+    own = [line for line in stderr.splitlines() if re.match(r"\d\d:\d\d:\d\d\.\d{3} \|", line)]
+    assert own
+    assert [line for line in own if not line.endswith(f"correlation_id=corr-{run_id}")] == []
+
+
+TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+
+
+def test_a_flow_goes_on_with_the_trace_it_was_given(platform: Platform, collector: Collector) -> None:
+    """Its span continues the orchestrator's, each task's stands under it, and the source is told of the task's."""
+    flow_run_id = platform.accept(__OTEL_TRACEPARENT=f"00-{TRACE}-{CALLER}-01")
+    process = platform.execute(flow_run_id, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
+    _, stderr = process.communicate(timeout=RUN_SECONDS)
+    assert platform.run(flow_run_id)["state_name"] == "Completed", stderr
+    assert {span.trace_id for span in collector.spans} == {TRACE}
+    [flow_span] = [span for span in collector.spans if span.parent_id == CALLER]
+    assert flow_span.attributes["prefect.run.id"] == flow_run_id
+    tasks = {span.name.partition("-")[0] for span in collector.spans if span.parent_id == flow_span.span_id}
+    assert tasks == {"extract", "transform", "load"}
+    assert TRACE in {line.get("trace_id") for line in platform.source_lines()}
+
+
+def test_a_trace_reaches_the_source_where_nobody_collects(platform: Platform) -> None:
+    """Handing on costs no exporter; a collector that is away costs the run nothing either."""
+    quiet, unheard = (platform.accept(day, __OTEL_TRACEPARENT=f"00-{TRACE}-{CALLER}-01") for day in (DAY, NEXT_DAY))
+    processes = [
+        platform.execute(quiet),
+        platform.execute(unheard, OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9"),
+    ]
+    for flow_run_id, process in zip((quiet, unheard), processes, strict=True):
+        _, stderr = process.communicate(timeout=RUN_SECONDS)
+        assert platform.run(flow_run_id)["state_name"] == "Completed", stderr
+        [correlation_id] = [
+            tag.partition(":")[2] for tag in platform.run(flow_run_id)["tags"] if tag.startswith("correlation-id:")
+        ]
+        lines = [line for line in platform.source_lines() if line.get("correlation_id") == correlation_id]
+        assert {line["trace_id"] for line in lines} == {TRACE}
 
 
 def test_a_second_process_of_the_same_attempt_does_nothing(platform: Platform) -> None:

@@ -1,6 +1,5 @@
 """Which run this is: what the orchestrator wrote on the flow run, and the logical date where nobody chose one."""
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -16,13 +15,9 @@ from structlog.processors import JSONRenderer
 
 from etl.claim import Claim
 from etl.load import LoadedBy
+from etl.tags import RUN_ID_TAG, correlation_id
 
 _render = JSONRenderer()
-
-# The orchestrator's tags on a flow run, and what it takes for a correlation id: a tag is anybody's text.
-RUN_ID_TAG = "run-id:"
-CORRELATION_TAG = "correlation-id:"
-_CORRELATION_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +47,6 @@ def identify(flow_run_id: UUID, tags: Iterable[str]) -> RunIdentity:
         flow_run_id=flow_run_id,
         correlation_id=correlation_id(flow_run_id, told),
     )
-
-
-def correlation_id(flow_run_id: UUID, tags: Iterable[str]) -> str:
-    """The first that the tags carry, else the flow run's own id: the orchestrator comes to the same."""
-    given = (tag.removeprefix(CORRELATION_TAG) for tag in tags if tag.startswith(CORRELATION_TAG))
-    return next((one for one in given if _CORRELATION_ID.fullmatch(one)), str(flow_run_id))
 
 
 def this_run() -> RunIdentity:

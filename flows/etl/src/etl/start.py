@@ -6,6 +6,9 @@ crash the run: this waits. And Prefect lets any number of processes execute one 
 process that finds the run claimed by another (see etl.claim), or over, ends here with status 0, and Prefect never
 hears of it.
 
+Prefect's own lines in the pod's log get the run's correlation id by the formats that Prefect reads from its
+environment, where nobody has set them.
+
 SIGTERM is left alone: after the exec it reaches Prefect, which gives the run back (AwaitingRetry) where the worker
 asked for that with PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR=reschedule, as it does for Jobs with a backoff limit of
 zero. A node that dies sends no signal; so that Prefect's server can notice, the run's heartbeat comes every 30 seconds,
@@ -28,12 +31,20 @@ from typing import Any
 from uuid import UUID
 
 from etl import claim
+from etl.tags import correlation_id
 
 _ATTEMPT_TIMEOUT_SECONDS = 5.0
 _PAUSE_SECONDS = 0.2
 
 # The shortest that Prefect takes; its own default is 180, which finds a dead run after minutes only.
 _HEARTBEAT_SECONDS = "30"
+
+# Prefect's own formats, with the correlation id at the end; its ids have no character that a format would expand.
+_LOG_FORMATS = {
+    "PREFECT_LOGGING_FORMATTERS_STANDARD_FORMAT": "%(name)s",
+    "PREFECT_LOGGING_FORMATTERS_STANDARD_FLOW_RUN_FMT": "Flow run %(flow_run_name)r",
+    "PREFECT_LOGGING_FORMATTERS_STANDARD_TASK_RUN_FMT": "Task run %(task_run_name)r",
+}
 
 # Answers of a server that is starting, overloaded or without its database; any other refusal is final.
 _TRANSIENT_STATUS = frozenset({408, 429})
@@ -51,10 +62,11 @@ class ApiRefused(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Scheduled:
-    """What Prefect knows of a flow run: its state's type, and when it was last scheduled."""
+    """What Prefect knows of a flow run: its state's type, when it was last scheduled, and its correlation id."""
 
     state_type: str
     attempt: datetime
+    correlation_id: str
 
 
 def read_flow_run(api_url: str, flow_run_id: UUID, *, auth_string: str | None, within_seconds: float) -> Scheduled:
@@ -74,7 +86,11 @@ def read_flow_run(api_url: str, flow_run_id: UUID, *, auth_string: str | None, w
             # The state first: if the run is scheduled anew in between, the attempt read is the newer one.
             run = _get(f"{api_url}/flow_runs/{flow_run_id}", auth_string)
             timeline = _get(f"{api_url}/flow_run_states/?flow_run_id={flow_run_id}", auth_string)
-            return Scheduled(state_type=str(run.get("state_type")), attempt=_last_scheduled(timeline))
+            return Scheduled(
+                state_type=str(run.get("state_type")),
+                attempt=_last_scheduled(timeline),
+                correlation_id=correlation_id(flow_run_id, run.get("tags") or ()),
+            )
         except urllib.error.HTTPError as exc:
             exc.close()
             if exc.code < 500 and exc.code not in _TRANSIENT_STATUS:
@@ -157,9 +173,12 @@ def main() -> None:
             within_seconds=wait_seconds,
         )
     except (TimeoutError, ValueError, ApiRefused) as exc:
-        sys.exit(str(exc))
+        # who answers knows the correlation id; the flow run's own is what there is without it
+        _say("nothing to execute: Prefect does not tell the run", flow_run_id=str(flow_run_id), reason=str(exc))
+        sys.exit(1)
+    ids = {"flow_run_id": str(flow_run_id), "correlation_id": run.correlation_id}
     if run.state_type in _OVER:
-        _say("nothing to execute: the run is over", flow_run_id=str(flow_run_id), state_type=run.state_type)
+        _say("nothing to execute: the run is over", **ids, state_type=run.state_type)
         return
     warehouse_url = os.environ.get("ETL_WAREHOUSE_URL")
     if warehouse_url:
@@ -173,17 +192,16 @@ def main() -> None:
                 )
             )
         except claim.UNREACHABLE as exc:
-            _say(
-                "no claim yet: the flow will take it",
-                flow_run_id=str(flow_run_id),
-                reason=f"{type(exc).__name__}: {exc}",
-            )
+            _say("no claim yet: the flow will take it", **ids, reason=f"{type(exc).__name__}: {exc}")
         else:
             if claimed is None:
-                _say("nothing to execute: another process is executing the run", flow_run_id=str(flow_run_id))
+                _say("nothing to execute: another process is executing the run", **ids)
                 return
             os.environ[claim.TICKET] = str(claimed.fence)
     os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", _HEARTBEAT_SECONDS)
+    for variable, who in _LOG_FORMATS.items():
+        line = f"%(asctime)s.%(msecs)03d | %(levelname)-7s | {who} - %(message)s | correlation_id={run.correlation_id}"
+        os.environ.setdefault(variable, line)
     os.execvp("prefect", ["prefect", "flow-run", "execute"])  # noqa: S606, S607 - the venv's own prefect, first in PATH
 
 
