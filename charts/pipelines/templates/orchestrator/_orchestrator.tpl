@@ -27,6 +27,9 @@ volumeMounts:
   value: {{ include "pipelines.offered" . | quote }}
 - name: ORCHESTRATOR_POLL_SECONDS
   value: {{ .Values.orchestrator.pollSeconds | quote }}
+{{- with include "pipelines.telemetryEnv" . }}
+{{ . }}
+{{- end }}
 {{- end -}}
 
 {{/* The pipelines as the orchestrator offers them: JSON. */}}
