@@ -20,6 +20,7 @@ from orchestrator.api.requests import Requests
 from orchestrator.backfills import FAILED
 from orchestrator.cancel import Canceller
 from orchestrator.dispatch import Dispatcher
+from orchestrator.errors import EngineRefused
 from orchestrator.ledger.connection import open_ledger
 from orchestrator.ledger.events import Seen
 from orchestrator.ledger.feed import Feed
@@ -58,7 +59,7 @@ def create_app(
         tracing = opened(settings.otlp_endpoint)
         try:
             async with prefect_api.client(settings, transport=transport) as client:
-                guard = Guard("prefect", limits=limits or Limits(), listeners=[_BreakerLog()])
+                guard = Guard("prefect", limits=limits or Limits(), answers=(EngineRefused,), listeners=[_BreakerLog()])
                 prefect = PrefectApi(client, guard, observe=metrics.prefect_call)
                 seen = _teller(metrics, tracing)
                 dispatcher = Dispatcher(
