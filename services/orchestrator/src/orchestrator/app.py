@@ -10,9 +10,10 @@ import httpx
 import pybreaker
 import structlog
 from fastapi import FastAPI
+from kubernetes.aio.client import Configuration
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from orchestrator import migrations, prefect_api
+from orchestrator import kubernetes_api, migrations, prefect_api
 from orchestrator.api import backfilling, events, problems, runs, service
 from orchestrator.api.metrics import Metrics
 from orchestrator.api.parts import Parts
@@ -20,7 +21,7 @@ from orchestrator.api.requests import Requests
 from orchestrator.backfills import FAILED
 from orchestrator.cancel import Canceller
 from orchestrator.dispatch import Dispatcher
-from orchestrator.errors import EngineRefused
+from orchestrator.errors import EngineRefused, KubernetesRefused
 from orchestrator.ledger.connection import open_ledger
 from orchestrator.ledger.events import Seen
 from orchestrator.ledger.feed import Feed
@@ -45,9 +46,16 @@ class _BreakerLog(pybreaker.CircuitBreakerListener):
 
 
 def create_app(
-    settings: Settings, *, transport: httpx.AsyncBaseTransport | None = None, limits: Limits | None = None
+    settings: Settings,
+    *,
+    kubernetes: Configuration | None = None,
+    transport: httpx.AsyncBaseTransport | None = None,
+    limits: Limits | None = None,
 ) -> FastAPI:
-    """The application. Nothing is opened before its lifespan begins. `transport` replaces the network to Prefect."""
+    """The application. Nothing is opened before its lifespan begins.
+
+    `kubernetes` is how the cluster of the flow runs is reached; `transport` replaces the network to Prefect.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -58,7 +66,20 @@ def create_app(
         db = open_ledger(url)
         tracing = opened(settings.otlp_endpoint)
         try:
-            async with prefect_api.client(settings, transport=transport) as client:
+            async with (
+                prefect_api.client(settings, transport=transport) as client,
+                kubernetes_api.opened(
+                    kubernetes,
+                    namespace=settings.kubernetes_namespace,
+                    guard=Guard(
+                        "kubernetes",
+                        limits=limits or Limits(),
+                        answers=(KubernetesRefused,),
+                        listeners=[_BreakerLog()],
+                    ),
+                    observe=metrics.kubernetes_call,
+                ) as cluster,
+            ):
                 guard = Guard("prefect", limits=limits or Limits(), answers=(EngineRefused,), listeners=[_BreakerLog()])
                 prefect = PrefectApi(client, guard, observe=metrics.prefect_call)
                 seen = _teller(metrics, tracing)
@@ -81,6 +102,7 @@ def create_app(
                     on_failure=metrics.sync_failed,
                 )
                 feed = Feed(db=db, url=url)
+                app.state.kubernetes = cluster
                 canceller = Canceller(db=db, prefect=prefect, grace_seconds=settings.cancel_grace_seconds, on_seen=seen)
                 app.state.parts = Parts(
                     db=db,

@@ -20,6 +20,7 @@ HINTS = {
     "log_level": "one of debug, info, warning, error",
     "poll_seconds": "the seconds between two looks at Prefect, 0.1 to 60",
     "otlp_endpoint": "the base URL of an OTLP/HTTP collector, such as http://otel-collector:4318",
+    "kubernetes_namespace": "the namespace of the flow runs' Jobs (leave it out where there is no Kubernetes)",
     "cancel_grace_seconds": "the seconds a cancelled run that never started is given to end by itself, 0 to 300",
 }
 
@@ -74,6 +75,7 @@ class Settings(DatabaseSettings):
     host: str = "0.0.0.0"  # noqa: S104 -- in a pod, the network policy and the Service decide who gets here
     port: Annotated[int, Field(ge=1, le=65535)] = 8080
     poll_seconds: Annotated[float, Field(ge=0.1, le=60)] = 2.0
+    kubernetes_namespace: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")] | None = None
     cancel_grace_seconds: Annotated[float, Field(ge=0, le=300)] = 10.0
     # under OpenTelemetry's own name, as its other variables (headers, certificates, resource) are read by it
     otlp_endpoint: Annotated[str | None, Field(validation_alias=OTLP_ENDPOINT)] = None
