@@ -203,6 +203,7 @@ class PipelineAnswer(BaseModel):
                         "ended_at": "2026-03-02T08:00:41.730Z",
                     },
                     "breaker": "closed",
+                    "source_breaker": "closed",
                     "seen_at": "2026-03-02T08:10:00Z",
                 }
             ]
@@ -217,6 +218,9 @@ class PipelineAnswer(BaseModel):
     next_run: datetime | None = Field(description="Prefect's next scheduled run, in the schedule's timezone")
     last_run: LastRun | None
     breaker: str = Field(description="The circuit to Prefect: closed, open or half-open")
+    source_breaker: str | None = Field(
+        description="The circuit between the flow and its source, as Prefect last told; null until it has first changed"
+    )
     seen_at: datetime | None = Field(description="When Prefect last told of the deployment")
 
     @classmethod
@@ -235,6 +239,7 @@ class PipelineAnswer(BaseModel):
             next_run=upcoming[0].astimezone(facts.timezone) if facts and upcoming else None,
             last_run=LastRun(**{field: getattr(last, field) for field in LastRun.model_fields}) if last else None,
             breaker=breaker,
+            source_breaker=known.source_breaker if known else None,
             seen_at=known.seen_at if known else None,
         )
 

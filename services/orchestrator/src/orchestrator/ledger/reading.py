@@ -9,7 +9,7 @@ from sqlalchemy import ARRAY, Row, Select, Text, cast, func, lateral, select, tr
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator.ledger.connection import transaction
-from orchestrator.ledger.tables import cancellations, pipelines, run_events, runs, unfinished, waiting
+from orchestrator.ledger.tables import cancellations, pipelines, run_events, runs, succeeded, unfinished, waiting
 from orchestrator.runs import Facts, Schedule, State
 
 
@@ -21,6 +21,7 @@ class Remembered:
     next_starts: tuple[datetime, ...]
     seen_at: datetime
     missing_since: datetime | None
+    source_breaker: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +114,7 @@ async def remembered(db: AsyncEngine) -> dict[str, Remembered]:
             next_starts=tuple(datetime.fromisoformat(one) for one in row.next_starts),
             seen_at=row.seen_at,
             missing_since=row.missing_since,
+            source_breaker=row.source_breaker,
         )
         for row in rows
     }
@@ -130,6 +132,16 @@ async def last_runs(db: AsyncEngine, names: list[str]) -> dict[str, Row[Any]]:
     async with transaction(db) as connection:
         rows = list(await connection.execute(select(latest).select_from(named.join(latest, true()))))
     return {row.pipeline: row for row in rows}
+
+
+async def last_successes(db: AsyncEngine, names: list[str]) -> dict[str, float]:
+    """Seconds since the last run of each of these pipelines that was completed, and not as Degraded."""
+    named = func.unnest(cast(names, ARRAY(Text))).table_valued("pipeline").render_derived()
+    last = lateral(select(func.max(runs.c.ended_at).label("at")).where(runs.c.pipeline == named.c.pipeline, succeeded))
+    age = func.extract("epoch", func.clock_timestamp() - last.c.at)
+    query = select(named.c.pipeline, age).select_from(named.join(last, true())).where(last.c.at.is_not(None))
+    async with transaction(db) as connection:
+        return {name: float(seconds) for name, seconds in await connection.execute(query)}
 
 
 async def backlog(db: AsyncEngine) -> tuple[dict[str, int], dict[tuple[str, str], int], dict[str, float]]:
