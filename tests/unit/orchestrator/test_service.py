@@ -7,14 +7,14 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from orchestrator import migrations
-from orchestrator.app import supervised
+from orchestrator.app import create_app, supervised
 from orchestrator.ledger.connection import open_ledger
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from .conftest import Postgres, Serve, eventually
-from .wire import PrefectWire, refused
+from .conftest import Postgres, Serve, answering, eventually, settings
+from .wire import PrefectWire, refused, saying
 
 
 async def test_alive_says_so_whatever_is_down(serve: Serve) -> None:
