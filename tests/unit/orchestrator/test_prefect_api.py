@@ -219,7 +219,8 @@ async def test_a_full_outage_is_hardly_amplified_on_the_wire(failures_to_open: i
 
     async def dead(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal requests
-        requests += bool(await reader.read(65536))
+        asked = await reader.read(65536)
+        requests += bool(asked)
         writer.close()
 
     server = await asyncio.start_server(dead, "127.0.0.1", 0)
