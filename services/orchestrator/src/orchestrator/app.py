@@ -20,6 +20,7 @@ from orchestrator.api.parts import Parts
 from orchestrator.api.requests import Requests
 from orchestrator.backfills import FAILED
 from orchestrator.cancel import Canceller
+from orchestrator.diagnosis import Diagnosis
 from orchestrator.dispatch import Dispatcher
 from orchestrator.errors import EngineRefused, KubernetesRefused
 from orchestrator.ledger.connection import open_ledger
@@ -28,6 +29,8 @@ from orchestrator.ledger.feed import Feed
 from orchestrator.ledger.leadership import Leadership
 from orchestrator.prefect_api import PrefectApi
 from orchestrator.prefect_api.announcements import Announcements
+from orchestrator.reasons import Commands
+from orchestrator.recovery import Recovery
 from orchestrator.resilience import Guard, Limits
 from orchestrator.settings import Settings
 from orchestrator.sync import Sync
@@ -60,9 +63,11 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         url = settings.database_url.get_secret_value()
+        pipelines = {one.name: one for one in settings.pipelines}
         deployments = {one.name: one.deployment for one in settings.pipelines}
         metrics = Metrics()
         handed_over = asyncio.Event()
+        commands = Commands(namespace=settings.kubernetes_namespace, prefect_api=settings.prefect_api_url)
         db = open_ledger(url)
         tracing = opened(settings.otlp_endpoint)
         try:
@@ -91,32 +96,64 @@ def create_app(
                     tracing=tracing,
                     on_seen=seen,
                 )
+                recovery = Recovery(
+                    db=db,
+                    prefect=prefect,
+                    kubernetes=cluster,
+                    pipelines=pipelines,
+                    leads=lambda: sync.leads,
+                    on_seen=seen,
+                    on_acted=metrics.acted,
+                )
                 sync = Sync(
                     db=db,
                     prefect=prefect,
                     leadership=Leadership(url),
+                    diagnosis=Diagnosis(
+                        db=db,
+                        prefect=prefect,
+                        kubernetes=cluster,
+                        commands=commands,
+                        query_seconds=settings.worker_query_seconds,
+                    ),
                     deployments=deployments,
                     poll_seconds=settings.poll_seconds,
                     handed_over=handed_over,
                     on_seen=seen,
                     on_failure=metrics.sync_failed,
+                    on_crash=recovery.wake,
+                    max_attempts={one.name: one.max_attempts for one in settings.pipelines},
                 )
                 feed = Feed(db=db, url=url)
-                app.state.kubernetes = cluster
-                canceller = Canceller(db=db, prefect=prefect, grace_seconds=settings.cancel_grace_seconds, on_seen=seen)
+                canceller = Canceller(
+                    db=db,
+                    prefect=prefect,
+                    kubernetes=cluster,
+                    grace_seconds=settings.cancel_grace_seconds,
+                    deadline_seconds=settings.cancel_deadline_seconds,
+                    on_seen=seen,
+                    on_acted=metrics.acted,
+                )
                 app.state.parts = Parts(
                     db=db,
                     prefect=prefect,
-                    pipelines={one.name: one for one in settings.pipelines},
+                    pipelines=pipelines,
                     metrics=metrics,
                     tracing=tracing,
                     seen=seen,
                     feed=feed,
+                    commands=commands,
                     wake=dispatcher.wake,
                     wake_canceller=canceller.wake,
                     check_schema=_once_at_head(db),
                 )
-                works = {"dispatch": dispatcher.work, "sync": sync.work, "cancel": canceller.work, "events": feed.work}
+                works = {
+                    "dispatch": dispatcher.work,
+                    "sync": sync.work,
+                    "recovery": recovery.work,
+                    "cancel": canceller.work,
+                    "events": feed.work,
+                }
                 if transport is None:
                     works["announcements"] = Announcements(settings, heard=sync.wake).work
                 async with supervised(works):
@@ -157,15 +194,7 @@ def _teller(metrics: Metrics, tracing: Tracing) -> Callable[[Seen], None]:
     """What hears of every recorded change of a run, whoever recorded it: the log, the metrics, the run's trace."""
 
     def tell(change: Seen) -> None:
-        log.info(
-            "run adopted" if change.before is None else "run changed",
-            run_id=str(change.run_id),
-            pipeline=change.pipeline,
-            correlation_id=change.correlation_id,
-            state=str(change.state),
-            state_name=change.state_name,
-            message=change.message,
-        )
+        log.info("run adopted" if change.before is None else "run changed", **change.told)
         metrics.seen(change)
         if change.ended_at is not None and change.before is not change.state:
             tracing.record(

@@ -56,6 +56,13 @@ class Metrics:
             registry=registry,
         )
         self._sync_failures = Counter("orchestrator_sync_failures", "Looks at Prefect that failed.", registry=registry)
+        self._actions = Counter(
+            "orchestrator_recovery_actions",
+            "What was done about runs that stopped on their way: rerun, put_back, crash, give_up (start deadline), "
+            "time_out (run deadline), skip (missed schedule), remove_job.",
+            ["pipeline", "action"],
+            registry=registry,
+        )
         self._unfinished = Gauge(
             "orchestrator_runs_unfinished", "Runs that are not over.", ["pipeline", "state"], registry=registry
         )
@@ -68,18 +75,24 @@ class Metrics:
             ["pipeline"],
             registry=registry,
         )
+        self._held = Gauge(
+            "orchestrator_runs_held",
+            "Runs that are not over and do not go on, by the reason's id.",
+            ["pipeline", "reason"],
+            registry=registry,
+        )
+        self._succeeded = Gauge(
+            "orchestrator_last_success_timestamp_seconds",
+            "When a run was last completed, and not as Degraded; absent where none ever was.",
+            ["pipeline"],
+            registry=registry,
+        )
         self._breaker = Gauge(
             "orchestrator_prefect_breaker", "1 for the state the circuit is in.", ["state"], registry=registry
         )
         self._degraded = Counter(
             "orchestrator_runs_degraded",
             "Runs that ended Completed, but Degraded: the day keeps what an earlier run loaded.",
-            ["pipeline"],
-            registry=registry,
-        )
-        self._success = Gauge(
-            "orchestrator_since_last_success_seconds",
-            "Time since a run was last completed, and not as Degraded; absent where none ever was.",
             ["pipeline"],
             registry=registry,
         )
@@ -124,18 +137,22 @@ class Metrics:
         """A look at Prefect failed."""
         self._sync_failures.inc()
 
+    def acted(self, pipeline: str, action: str) -> None:
+        """Something was done about a run that stopped on its way."""
+        self._actions.labels(pipeline, action).inc()
+
     async def text(self, db: AsyncEngine, *, pipelines: list[str], breaker: str) -> bytes:
         """Everything in Prometheus' text format; without the ledger's gauges while the ledger is away."""
         try:
             counted = await reading.backlog(db)
-            successes = await reading.last_successes(db, pipelines)
+            holds, successes = await reading.holds(db), await reading.last_successes(db, pipelines)
             remembered = await reading.remembered(db)
         except LedgerUnavailable:
-            counted = None
+            counted, holds, successes, remembered = None, [], {}, {}
         # nothing is awaited from here on: two scrapes at once do not see each other's half-filled gauges
         for state in BREAKER_STATES:
             self._breaker.labels(state).set(state == breaker)
-        for gauge in (self._unfinished, self._oldest, self._waiting, self._success, self._source):
+        for gauge in (self._unfinished, self._oldest, self._waiting, self._held, self._succeeded, self._source):
             gauge.clear()
         self._database.set(counted is not None)
         if counted is not None:
@@ -143,12 +160,14 @@ class Metrics:
             for name in pipelines:
                 self._waiting.labels(name).set(waiting.get(name, 0))
                 self._oldest.labels(name).set(oldest.get(name, 0))
-            for name, seconds in successes.items():
-                self._success.labels(name).set(max(0.0, seconds))
             for name, known in remembered.items():
                 if known.source_breaker is not None:
                     for state in BREAKER_STATES:
                         self._source.labels(name, state).set(state == known.source_breaker)
             for (name, state), count in unfinished.items():
                 self._unfinished.labels(name, state).set(count)
+        for row in holds:
+            self._held.labels(row.pipeline, row.id).set(row.held)
+        for name, moment in successes.items():
+            self._succeeded.labels(name).set(moment.timestamp())
         return generate_latest(self._registry)

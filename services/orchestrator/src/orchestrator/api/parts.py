@@ -13,6 +13,7 @@ from orchestrator.ledger import following, reading
 from orchestrator.ledger.events import Seen
 from orchestrator.ledger.feed import Feed
 from orchestrator.prefect_api import PrefectApi
+from orchestrator.reasons import Commands
 from orchestrator.runs import Facts
 from orchestrator.settings import Pipeline
 from orchestrator.tracing import Tracing
@@ -33,6 +34,7 @@ class Parts:
     tracing: Tracing
     seen: Callable[[Seen], None]
     feed: Feed
+    commands: Commands
     wake: Callable[[], None]
     wake_canceller: Callable[[], None]
     check_schema: Callable[[], Awaitable[None]]
