@@ -76,7 +76,9 @@ async def test_a_broken_connection_is_tried_again(kind: type[httpx.TransportErro
         assert deployment is not None
         wire.fault = once
         key = str(uuid4())
-        made = await prefect.create_flow_run(deployment.deployment_id, key=key, parameters={}, tags=[])
+        made = await prefect.create_flow_run(
+            deployment.deployment_id, key=key, parameters={}, tags=[], labels={}, job_variables={}
+        )
     assert (len(wire.requests), wire.keys) == (4, [key])
     assert str(made.flow_run_id) in wire.flow_runs
     assert told == [("deployment", "ok"), ("create_flow_run", "ok")]
