@@ -250,6 +250,7 @@ class PipelineAnswer(BaseModel):
                     },
                     "held": [],
                     "breaker": "closed",
+                    "source_breaker": "closed",
                     "seen_at": "2026-03-02T08:10:00Z",
                 }
             ]
@@ -265,6 +266,9 @@ class PipelineAnswer(BaseModel):
     last_run: LastRun | None
     held: list[HeldRuns] = Field(description="What keeps its runs, or its schedule, from going on")
     breaker: str = Field(description="The circuit to Prefect: closed, open or half-open")
+    source_breaker: str | None = Field(
+        description="The circuit between the flow and its source, as Prefect last told; null until it has first changed"
+    )
     seen_at: datetime | None = Field(description="When Prefect last told of the deployment")
 
     @classmethod
@@ -292,6 +296,7 @@ class PipelineAnswer(BaseModel):
             last_run=LastRun(**{field: getattr(last, field) for field in LastRun.model_fields}) if last else None,
             held=held,
             breaker=breaker,
+            source_breaker=known.source_breaker if known else None,
             seen_at=known.seen_at if known else None,
         )
 
