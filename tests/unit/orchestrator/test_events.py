@@ -20,6 +20,7 @@ import uvicorn
 from orchestrator.__main__ import Server
 from orchestrator.api import events as route
 from orchestrator.app import create_app
+from orchestrator.connections import Connection
 from orchestrator.ledger.connection import connect
 from orchestrator.ledger.events import append, submission
 from orchestrator.ledger.feed import Feed, TooSlow
@@ -35,10 +36,12 @@ from .wire import PrefectWire, refused
 
 
 @asynccontextmanager
-async def listening(database_url: str, wire: PrefectWire, **more: Any) -> AsyncIterator[httpx.AsyncClient]:
+async def listening(
+    database_url: str, wire: PrefectWire, *, connection: type[Connection] = Connection, **more: Any
+) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the application on a real socket: a stream has to flow while it is read."""
     app = create_app(settings(database_url, **more), transport=wire)
-    server = Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=5))
+    server = Server(uvicorn.Config(app, http=connection, ws="none", log_config=None, timeout_graceful_shutdown=5))
     listener = socket.create_server(("127.0.0.1", 0))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
 

@@ -16,6 +16,8 @@ from pydantic import ValidationError
 
 from orchestrator import migrations
 from orchestrator.app import create_app
+from orchestrator.connections import Connection
+from orchestrator.doors.keys import UnusableKeys
 from orchestrator.errors import OrchestratorError
 from orchestrator.ledger.connection import open_ledger
 from orchestrator.settings import DatabaseSettings, Settings, complaints
@@ -67,6 +69,11 @@ def serve(settings: Settings) -> int:
     # uvicorn raises the signal again once it has shut down in order: that is a success, not a death by signal
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: sys.exit(0))
+    try:
+        app = create_app(settings)
+    except UnusableKeys as exc:
+        log.error("cannot serve", reason=str(exc))  # noqa: TRY400 -- the reason says it all
+        return WRONG_SETTINGS
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
         listener = socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)
@@ -78,7 +85,11 @@ def serve(settings: Settings) -> int:
     log.info("serving", host=settings.host, port=settings.port, pipelines=[one.name for one in settings.pipelines])
     server = Server(
         uvicorn.Config(
-            create_app(settings),
+            app,
+            http=Connection,
+            ws="none",
+            # nobody in front of this service is trusted to say whom a request is from
+            proxy_headers=False,
             log_config=None,
             access_log=False,
             server_header=False,

@@ -13,12 +13,16 @@ from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator import migrations, prefect_api
-from orchestrator.api import backfilling, events, problems, runs, service
+from orchestrator.api import backfilling, document, events, problems, runs, service
+from orchestrator.api.entrance import Entrance
 from orchestrator.api.metrics import Metrics
 from orchestrator.api.parts import Parts
 from orchestrator.api.requests import Requests
 from orchestrator.cancel import Canceller
 from orchestrator.dispatch import Dispatcher
+from orchestrator.doors import Door, Open
+from orchestrator.doors.keys import ApiKeys
+from orchestrator.doors.rates import Allowed, Rates
 from orchestrator.ledger.connection import open_ledger
 from orchestrator.ledger.feed import Feed
 from orchestrator.ledger.leadership import Leadership
@@ -43,7 +47,20 @@ class _BreakerLog(pybreaker.CircuitBreakerListener):
 def create_app(
     settings: Settings, *, transport: httpx.AsyncBaseTransport | None = None, limits: Limits | None = None
 ) -> FastAPI:
-    """The application. Nothing is opened before its lifespan begins. `transport` replaces the network to Prefect."""
+    """The application. Nothing is opened before its lifespan begins. `transport` replaces the network to Prefect.
+
+    Raises UnusableKeys where the file of API keys cannot be used.
+    """
+    keys = ApiKeys(settings.api_keys_file) if settings.auth == "apiKey" and settings.api_keys_file else None
+    rates = Rates(
+        Allowed(
+            reads=settings.reads_per_second,
+            writes=settings.writes_per_second,
+            refusals=settings.refusals_per_second,
+            streams=settings.streams,
+            streams_each=settings.streams_per_caller,
+        )
+    )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -51,6 +68,7 @@ def create_app(
         deployments = {one.name: one.deployment for one in settings.pipelines}
         metrics = Metrics()
         handed_over = asyncio.Event()
+        door: Door = keys or Open()
         db = open_ledger(url)
         try:
             async with prefect_api.client(settings, transport=transport) as client:
@@ -80,8 +98,13 @@ def create_app(
                     wake=dispatcher.wake,
                     wake_canceller=canceller.wake,
                     check_schema=_once_at_head(db),
+                    entrance=Entrance(door, rates, pipelines=deployments, metrics_open=settings.metrics_open),
+                    streams=rates.streams,
+                    body_seconds=settings.body_seconds,
                 )
                 works = {"dispatch": dispatcher.work, "sync": sync.work, "cancel": canceller.work, "events": feed.work}
+                if keys is not None:
+                    works["keys"] = keys.work
                 if transport is None:
                     works["announcements"] = Announcements(settings, heard=sync.wake).work
                 async with supervised(works):
@@ -99,6 +122,8 @@ def create_app(
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        # the address in a redirect would be the one that the caller's Host header claims
+        redirect_slashes=False,
     )
     app.include_router(service.router)
     app.include_router(runs.router)
@@ -106,14 +131,7 @@ def create_app(
     app.include_router(backfilling.router)
     problems.install(app)
     app.add_middleware(Requests)
-    described = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        document = described()
-        document.setdefault("components", {}).setdefault("schemas", {}).update(problems.schemas())
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign] # FastAPI's documented way to extend its document
+    document.complete(app, auth=settings.auth, metrics_open=settings.metrics_open)
     return app
 
 

@@ -1,4 +1,4 @@
-"""What happens to every request, whatever it asks: a correlation id, a limit to its body, one line in the log."""
+"""What happens to every request, whatever it asks: a correlation id, the entrance, its body, one line in the log."""
 
 import re
 import time
@@ -8,13 +8,13 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from orchestrator.api import problems
-from orchestrator.errors import BodyTooLarge
+from orchestrator.api import bodies, problems
+from orchestrator.api.entrance import METRICS, PROBES
+from orchestrator.errors import OrchestratorError
 from orchestrator.runs import CORRELATION_ID
 
-BODY_BYTES = 64 * 1024
 TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
-PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
+QUIET = PROBES | {METRICS}  # asked every few seconds for ever
 
 log = structlog.get_logger(__name__)
 
@@ -38,45 +38,33 @@ class Requests:
         state["traceparent"] = traceparent if trace else None
         asked = {"path": scope["path"], "correlation_id": correlation_id}
         answer = _Answer(send, correlation_id)
+        parts = scope["app"].state.parts
+        caller = None
         started = time.monotonic()
         try:
-            body = await _read(receive, headers)
+            caller = state["caller"] = await parts.entrance.admit(scope, headers)
+            await parts.entrance.permit(caller, scope)
+            body = await bodies.read(receive, headers, within=parts.body_seconds)
             if body is not None:
                 await self._app(scope, _replay(body, receive), answer.send)
-        except BodyTooLarge as exc:
-            answer.closing = True
+        except OrchestratorError as exc:
+            # the rest of a body may still be on its way, and will not be read
+            answer.closing = bodies.announced(headers)
             await problems.of(exc, **asked)(scope, receive, answer.send)
         except Exception:
             log.exception("request failed", **asked)
             if answer.status is None:
                 await problems.internal(**asked)(scope, receive, answer.send)
         finally:
-            write = log.debug if scope["path"] in PROBES else log.info
+            write = log.debug if scope["path"] in QUIET else log.info
             write(
                 "request",
                 **asked,
                 method=scope["method"],
+                caller=caller and caller.name,
                 status=answer.status,
                 duration_ms=round((time.monotonic() - started) * 1000, 1),
             )
-
-
-async def _read(receive: Receive, headers: Headers) -> bytes | None:
-    """The whole body, None when the caller hung up before its end. Raises BodyTooLarge."""
-    too_large = BodyTooLarge(f"the body is over {BODY_BYTES} bytes; send a smaller one")
-    declared = headers.get("content-length", "")
-    if declared.isascii() and declared.isdigit() and int(declared[:20]) > BODY_BYTES:
-        raise too_large
-    body = bytearray()
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        body += message.get("body", b"")
-        if len(body) > BODY_BYTES:
-            raise too_large
-        if not message.get("more_body", False):
-            return bytes(body)
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
@@ -104,7 +92,10 @@ class _Answer:
             headers = MutableHeaders(scope=message)
             headers["X-Correlation-ID"] = self._correlation_id
             headers["X-Content-Type-Options"] = "nosniff"
-            if self.closing:  # the rest of the body is still on its way and will not be read
+            headers.setdefault(
+                "Cache-Control", "no-store"
+            )  # every answer is about now, and may be for one caller alone
+            if self.closing:
                 headers["Connection"] = "close"
         await self._send(message)
 
