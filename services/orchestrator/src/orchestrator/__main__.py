@@ -12,15 +12,16 @@ from typing import Any
 import structlog
 import uvicorn
 from fastapi import FastAPI
+from kubernetes.aio.client import Configuration
 from pydantic import ValidationError
 
-from orchestrator import migrations
+from orchestrator import kubernetes_api, migrations
 from orchestrator.app import create_app
 from orchestrator.connections import Connection
 from orchestrator.doors.keys import UnusableKeys
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import KubernetesUnavailable, OrchestratorError
 from orchestrator.ledger.connection import open_ledger
-from orchestrator.settings import DatabaseSettings, Settings, complaints
+from orchestrator.settings import PREFIX, DatabaseSettings, Settings, complaints
 
 WRONG_SETTINGS = 2
 DRAIN_SECONDS = 20
@@ -47,9 +48,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for line in complaints(exc):
             print(line, file=sys.stderr)  # noqa: T201 -- for a person, before there is a log
         return WRONG_SETTINGS
+    kubernetes = None
+    if isinstance(settings, Settings) and (settings.kubernetes_namespace or settings.auth == "kubernetes"):
+        try:
+            kubernetes = kubernetes_api.configuration()
+        except KubernetesUnavailable as exc:
+            asking = "KUBERNETES_NAMESPACE" if settings.kubernetes_namespace else "AUTH"
+            print(f"{PREFIX}{asking} asks for a cluster, but {exc}", file=sys.stderr)  # noqa: T201 -- as above
+            return WRONG_SETTINGS
     log_as_json(settings.log_level)
     if isinstance(settings, Settings):
-        return serve(settings)
+        return serve(settings, kubernetes)
     return asyncio.run(tend_schema(settings, command=asked.command, seconds=asked.wait))
 
 
@@ -64,13 +73,13 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def serve(settings: Settings) -> int:
+def serve(settings: Settings, kubernetes: Configuration | None) -> int:
     """Answer the HTTP API until SIGTERM or SIGINT, then finish what is being answered."""
     # uvicorn raises the signal again once it has shut down in order: that is a success, not a death by signal
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: sys.exit(0))
     try:
-        app = create_app(settings)
+        app = create_app(settings, kubernetes=kubernetes)
     except UnusableKeys as exc:
         log.error("cannot serve", reason=str(exc))  # noqa: TRY400 -- the reason says it all
         return WRONG_SETTINGS

@@ -10,9 +10,10 @@ import httpx
 import pybreaker
 import structlog
 from fastapi import FastAPI
+from kubernetes.aio.client import Configuration
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from orchestrator import migrations, prefect_api
+from orchestrator import kubernetes_api, migrations, prefect_api
 from orchestrator.api import backfilling, document, events, problems, runs, service
 from orchestrator.api.entrance import Entrance
 from orchestrator.api.metrics import Metrics
@@ -23,6 +24,8 @@ from orchestrator.dispatch import Dispatcher
 from orchestrator.doors import Door, Open
 from orchestrator.doors.keys import ApiKeys
 from orchestrator.doors.rates import Allowed, Rates
+from orchestrator.doors.tokens import Tokens
+from orchestrator.kubernetes_api import reviews
 from orchestrator.ledger.connection import open_ledger
 from orchestrator.ledger.feed import Feed
 from orchestrator.ledger.leadership import Leadership
@@ -45,10 +48,15 @@ class _BreakerLog(pybreaker.CircuitBreakerListener):
 
 
 def create_app(
-    settings: Settings, *, transport: httpx.AsyncBaseTransport | None = None, limits: Limits | None = None
+    settings: Settings,
+    *,
+    kubernetes: Configuration | None = None,
+    transport: httpx.AsyncBaseTransport | None = None,
+    limits: Limits | None = None,
 ) -> FastAPI:
-    """The application. Nothing is opened before its lifespan begins. `transport` replaces the network to Prefect.
+    """The application. Nothing is opened before its lifespan begins.
 
+    `kubernetes` is how the cluster of the flow runs is reached; `transport` replaces the network to Prefect.
     Raises UnusableKeys where the file of API keys cannot be used.
     """
     keys = ApiKeys(settings.api_keys_file) if settings.auth == "apiKey" and settings.api_keys_file else None
@@ -68,10 +76,18 @@ def create_app(
         deployments = {one.name: one.deployment for one in settings.pipelines}
         metrics = Metrics()
         handed_over = asyncio.Event()
-        door: Door = keys or Open()
         db = open_ledger(url)
         try:
-            async with prefect_api.client(settings, transport=transport) as client:
+            async with (
+                prefect_api.client(settings, transport=transport) as client,
+                kubernetes_api.opened(
+                    kubernetes,
+                    namespace=settings.kubernetes_namespace,
+                    guard=Guard("kubernetes", limits=limits or Limits(), listeners=[_BreakerLog()]),
+                    observe=metrics.kubernetes_call,
+                ) as cluster,
+                _opened(settings, keys=keys, kubernetes=kubernetes, observe=metrics.kubernetes_call) as door,
+            ):
                 guard = Guard("prefect", limits=limits or Limits(), listeners=[_BreakerLog()])
                 prefect = PrefectApi(client, guard, observe=metrics.prefect_call)
                 dispatcher = Dispatcher(db=db, prefect=prefect, deployments=deployments, handed_over=handed_over)
@@ -86,6 +102,7 @@ def create_app(
                     on_failure=metrics.sync_failed,
                 )
                 feed = Feed(db=db, url=url)
+                app.state.kubernetes = cluster
                 canceller = Canceller(
                     db=db, prefect=prefect, grace_seconds=settings.cancel_grace_seconds, on_seen=metrics.seen
                 )
@@ -133,6 +150,21 @@ def create_app(
     app.add_middleware(Requests)
     document.complete(app, auth=settings.auth, metrics_open=settings.metrics_open)
     return app
+
+
+@asynccontextmanager
+async def _opened(
+    settings: Settings, *, keys: ApiKeys | None, kubernetes: Configuration | None, observe: kubernetes_api.Observe
+) -> AsyncIterator[Door]:
+    """The door that the settings ask for, while the block lasts."""
+    if settings.auth != "kubernetes":
+        yield keys or Open()
+        return
+    if kubernetes is None:
+        raise AssertionError("the command line finds the cluster before it serves")
+    guard = Guard("reviews", limits=reviews.REVIEW_LIMITS, listeners=[_BreakerLog()])
+    async with reviews.opened(kubernetes, audience=settings.token_audience, guard=guard, observe=observe) as asked:
+        yield Tokens(asked)
 
 
 @asynccontextmanager

@@ -19,6 +19,7 @@ HINTS = {
     "port": "the port to listen on, 1 to 65535",
     "log_level": "one of debug, info, warning, error",
     "poll_seconds": "the seconds between two looks at Prefect, 0.1 to 60",
+    "kubernetes_namespace": "the namespace of the flow runs' Jobs (leave it out where there is no Kubernetes)",
     "cancel_grace_seconds": "the seconds a cancelled run that never started is given to end by itself, 0 to 300",
     "auth": "who may call: none (whoever can reach the port), apiKey or kubernetes",
     "api_keys_file": "the file of the API keys, where ORCHESTRATOR_AUTH is apiKey, such as /etc/orchestrator/keys.json",
@@ -84,6 +85,7 @@ class Settings(DatabaseSettings):
     host: str = "0.0.0.0"  # noqa: S104 -- in a pod, the network policy and the Service decide who gets here
     port: Annotated[int, Field(ge=1, le=65535)] = 8080
     poll_seconds: Annotated[float, Field(ge=0.1, le=60)] = 2.0
+    kubernetes_namespace: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")] | None = None
     cancel_grace_seconds: Annotated[float, Field(ge=0, le=300)] = 10.0
     auth: Literal["none", "apiKey", "kubernetes"] = "none"
     api_keys_file: Annotated[Path | None, Field(validate_default=True)] = None
