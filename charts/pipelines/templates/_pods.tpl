@@ -18,11 +18,11 @@ capabilities:
   drop: [ALL]
 {{- end -}}
 
-{{/* The start of a pod's spec: include "pipelines.podSpec" (list $ "orchestrator" 1000) */}}
+{{/* The start of a pod's spec: include "pipelines.podSpec" (list $ "orchestrator" 1000), with a last true for one that gets a token */}}
 {{- define "pipelines.podSpec" -}}
 {{- $root := index . 0 -}}
 serviceAccountName: {{ include "pipelines.name" (list $root (index . 1)) }}
-automountServiceAccountToken: {{ eq (index . 1) "worker" }}
+automountServiceAccountToken: {{ or (eq (index . 1) "worker") (eq (toString (last .)) "true") }}
 enableServiceLinks: false
 securityContext:
   {{- include "pipelines.podSecurity" (index . 2) | nindent 2 }}

@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from itertools import chain
 from pathlib import Path
@@ -27,6 +27,7 @@ from orchestrator.ledger.feed import Feed, TooSlow
 from orchestrator.ledger.tables import run_events
 from sqlalchemy import func, insert, select
 from sqlalchemy.ext.asyncio import AsyncEngine
+from starlette.types import ASGIApp
 
 from .conftest import eventually, settings
 from .test_api import problem
@@ -37,11 +38,18 @@ from .wire import PrefectWire, refused
 
 @asynccontextmanager
 async def listening(
-    database_url: str, wire: PrefectWire, *, connection: type[Connection] = Connection, **more: Any
+    database_url: str,
+    wire: PrefectWire,
+    *,
+    connection: type[Connection] = Connection,
+    around: Callable[[ASGIApp], ASGIApp] = lambda app: app,
+    **more: Any,
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the application on a real socket: a stream has to flow while it is read."""
     app = create_app(settings(database_url, **more), transport=wire)
-    server = Server(uvicorn.Config(app, http=connection, ws="none", log_config=None, timeout_graceful_shutdown=5))
+    server = Server(
+        uvicorn.Config(around(app), http=connection, ws="none", log_config=None, timeout_graceful_shutdown=5)
+    )
     listener = socket.create_server(("127.0.0.1", 0))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from starlette.datastructures import Headers
@@ -10,6 +11,7 @@ from starlette.types import Receive
 from orchestrator.errors import BodyTooLarge, BodyTooSlow, InvalidRequest
 
 BODY_BYTES = 64 * 1024
+LINGER_SECONDS = 1.0
 LARGEST_INTEGER = 2**63 - 1
 LONGEST_INTEGER = 20  # characters, a sign included
 
@@ -50,6 +52,18 @@ async def _whole(receive: Receive, headers: Headers) -> bytes | None:
             raise too_large
         if not message.get("more_body", False):
             return bytes(body)
+
+
+async def let_pass(receive: Receive) -> None:
+    """Take what is left of a body that nobody wants, for a moment: a caller that still sends would miss the answer."""
+    passed = 0
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LINGER_SECONDS):
+            while passed <= BODY_BYTES:
+                message = await receive()
+                passed += len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return
 
 
 def _is_json(media_type: str) -> bool:

@@ -40,6 +40,25 @@ SCHEMES: dict[str, dict[str, Any]] = {
 }
 
 
+PIPELINE = {"pipeline": "$request.path.pipeline"}
+RUN = PIPELINE | {"run_id": "$response.body#/run_id"}
+BACKFILL = PIPELINE | {"backfill_id": "$response.body#/backfill_id"}
+# Where an answer leads: by method and path, and the status that has what is needed there.
+LINKS: dict[tuple[str, str], dict[str, dict[str, Any]]] = {
+    ("/api/{pipeline}/start", "202"): {
+        "status": {"path": "/api/{pipeline}/status/{run_id}", "method": "get", "parameters": RUN},
+        "cancel": {"path": "/api/{pipeline}/cancel/{run_id}", "method": "post", "parameters": RUN},
+    },
+    ("/api/{pipeline}/backfill", "202"): {
+        "progress": {
+            "path": "/api/{pipeline}/backfill/{backfill_id}",
+            "method": "get",
+            "parameters": BACKFILL,
+        },
+    },
+}
+
+
 def complete(app: FastAPI, *, auth: str, metrics_open: bool) -> None:
     """Let the application's document say what holds for all its routes: problems, headers, and the door that is on."""
     described = app.openapi
@@ -55,6 +74,14 @@ def complete(app: FastAPI, *, auth: str, metrics_open: bool) -> None:
             for path, item in document["paths"].items():
                 for operation in item.values():
                     _tell(operation, auth=auth, is_open=path in always_open, changes="post" in item)
+            for (path, status), links in LINKS.items():
+                document["paths"][path]["post"]["responses"][status]["links"] = {
+                    name: {
+                        "operationId": document["paths"][link["path"]][link["method"]]["operationId"],
+                        "parameters": link["parameters"],
+                    }
+                    for name, link in links.items()
+                }
         return app.openapi_schema or {}
 
     app.openapi = openapi  # type: ignore[method-assign] # FastAPI's documented way to extend its document

@@ -32,7 +32,17 @@ EXAMPLE = (
     '"at": "2026-03-02T08:00:06.500Z", "duration_ms": null, "reason": null, '
     '"correlation_id": "4bf92f3577b34da6a3ce929d0e0e4736"}\n\n'
 )
-STREAM = {"text/event-stream": {"schema": {"type": "string"}, "example": EXAMPLE}}
+EVENT = {
+    "type": "object",
+    "description": "One event: its data is JSON. Those named `end` have no id.",
+    "properties": {
+        "id": {"type": "string", "pattern": "^[0-9]{1,19}$"},
+        "event": {"enum": ["state", "end"]},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+    "required": ["event", "data"],
+}
+STREAM = {"text/event-stream": {"schema": EVENT, "example": EXAMPLE}}
 
 Seen = Annotated[
     str | None,

@@ -37,7 +37,7 @@ class Requests:
         state["correlation_id"] = correlation_id
         state["traceparent"] = traceparent if trace else None
         asked = {"path": scope["path"], "correlation_id": correlation_id}
-        answer = _Answer(send, correlation_id)
+        answer = _Answer(receive, send, correlation_id)
         parts = scope["app"].state.parts
         caller = None
         started = time.monotonic()
@@ -80,7 +80,8 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 class _Answer:
     """One response on its way out: its status is noted, its headers are completed."""
 
-    def __init__(self, send: Send, correlation_id: str) -> None:
+    def __init__(self, receive: Receive, send: Send, correlation_id: str) -> None:
+        self._receive = receive
         self._send = send
         self._correlation_id = correlation_id
         self.status: int | None = None
@@ -97,7 +98,12 @@ class _Answer:
             )  # every answer is about now, and may be for one caller alone
             if self.closing:
                 headers["Connection"] = "close"
-        await self._send(message)
+        if not self.closing or message["type"] != "http.response.body":
+            await self._send(message)
+            return
+        await self._send({**message, "more_body": True})
+        await bodies.let_pass(self._receive)
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def _correlation_id(given: str, trace: re.Match[str] | None) -> str:
