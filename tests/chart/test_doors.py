@@ -72,7 +72,7 @@ def test_keys_are_mounted_from_their_secret() -> None:
 
 
 def test_tokens_are_reviewed_by_a_right_of_the_cluster() -> None:
-    """One binding, to system:auth-delegator, of the service alone; its token is mounted; it may reach the API server."""
+    """One binding, to system:auth-delegator, of the service alone; its token is mounted, the API server in reach."""
     objects = render(behind(TOKENS))
     [binding] = bindings(objects)
     assert binding["roleRef"] == {

@@ -46,7 +46,8 @@ class Requests:
             await parts.entrance.permit(caller, scope)
             body = await bodies.read(receive, headers, within=parts.body_seconds)
             if body is not None:
-                await self._app(scope, _replay(body, receive), answer.send)
+                with structlog.contextvars.bound_contextvars(caller=caller.name):
+                    await self._app(scope, _replay(body, receive), answer.send)
         except OrchestratorError as exc:
             # the rest of a body may still be on its way, and will not be read
             answer.closing = bodies.announced(headers)
