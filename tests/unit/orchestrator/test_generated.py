@@ -22,6 +22,7 @@ pytestmark = pytest.mark.processes
 SEED = 20130101
 EXAMPLES = 100
 FEWEST = 2000
+MOST_SECONDS = 900
 STREAM_SECONDS = 0.2
 # Whether a schema-valid start is accepted depends on more than a schema: on the calendar, and on the deployment's own.
 LEFT_OUT = "positive_data_acceptance"
@@ -70,7 +71,12 @@ async def generated(url: str, report: Path, *, key: str) -> dict[str, Any]:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    output, _ = await process.communicate()
+    try:
+        output, _ = await asyncio.wait_for(process.communicate(), MOST_SECONDS)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        pytest.fail(f"the generated requests were not through after {MOST_SECONDS} s")
     assert process.returncode == 0, output.decode()[-20_000:]
     told: dict[str, Any] = json.loads(report.read_text())  # noqa: ASYNC240 -- written, and small
     return told
