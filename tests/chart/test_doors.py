@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import SOURCE, Manifest, find, pods, refusal, render
+from .conftest import SOURCE, Manifest, find, refusal, render
 
 KEYS = {"mode": "apiKey", "apiKeys": {"existingSecret": "callers"}}
 TOKENS = {"mode": "kubernetes", "tokenAudience": "pipelines"}
@@ -47,11 +47,10 @@ def test_half_a_door_is_refused(auth: Manifest, says: list[str]) -> None:
 
 
 def test_without_a_door_nothing_is_mounted_or_bound() -> None:
-    """The default: no Secret, no token, no right of the cluster's."""
+    """The default: no Secret, no right of the cluster's."""
     objects = render(SOURCE)
     assert environment(objects)["ORCHESTRATOR_AUTH"] == "none"
-    assert [volume["name"] for volume in service(objects)["volumes"]] == ["tmp"]
-    assert service(objects)["automountServiceAccountToken"] is False
+    assert [volume["name"] for volume in service(objects)["volumes"]] == ["tmp", "kubernetes-api"]
     assert bindings(objects) == []
 
 
@@ -67,12 +66,11 @@ def test_keys_are_mounted_from_their_secret() -> None:
     assert mount == {"name": "api-keys", "mountPath": "/etc/orchestrator", "readOnly": True}
     assert environment(objects)["ORCHESTRATOR_API_KEYS_FILE"] == "/etc/orchestrator/keys.json"
     assert [one["name"] for one in spec["initContainers"][-1]["volumeMounts"]] == ["tmp"]
-    assert spec["automountServiceAccountToken"] is False
     assert bindings(objects) == []
 
 
 def test_tokens_are_reviewed_by_a_right_of_the_cluster() -> None:
-    """One binding, to system:auth-delegator, of the service alone; its token is mounted, the API server in reach."""
+    """One binding, to system:auth-delegator, of the service alone."""
     objects = render(behind(TOKENS))
     [binding] = bindings(objects)
     assert binding["roleRef"] == {
@@ -83,16 +81,11 @@ def test_tokens_are_reviewed_by_a_right_of_the_cluster() -> None:
     account = service(objects)["serviceAccountName"]
     assert binding["subjects"] == [{"kind": "ServiceAccount", "name": account, "namespace": "data"}]
     assert environment(objects)["ORCHESTRATOR_TOKEN_AUDIENCE"] == "pipelines"
-    with_token = {name for name, pod in pods(objects).items() if pod["spec"]["automountServiceAccountToken"]}
-    assert with_token == {"Deployment/pipelines-orchestrator", "Deployment/pipelines-worker"}
-    [policy] = [o for o in objects if (o["kind"], o["metadata"]["name"]) == ("NetworkPolicy", "pipelines-orchestrator")]
-    egress = policy["spec"]["egress"]
-    assert {"ports": [{"port": 443}, {"port": 6443}]} in egress
     assert not [o for o in objects if o["kind"] == "ClusterRole"]
 
 
 def test_a_door_changes_no_job() -> None:
-    """The migration's pod, of the same service account, gets neither the token nor another name."""
+    """The migration's pod gets neither the keys nor another name."""
 
     def jobs(values: Manifest) -> dict[str, Manifest]:
         return {o["metadata"]["name"]: o["spec"] for o in render(values) if o["kind"] == "Job"}

@@ -132,30 +132,11 @@ def cluster_rights(release: Release, kubectl: Kubectl) -> Iterator[tuple[str, st
     kubectl("delete", "--filename", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))
 
 
-@pytest.fixture
-def way_to_the_api_server(release: Release, kubectl: Kubectl) -> Iterator[None]:
-    """What the chart opens in this mode: the orchestrator may reach the cluster's API."""
-    policy = {
-        "apiVersion": "networking.k8s.io/v1",
-        "kind": "NetworkPolicy",
-        "metadata": {"name": "test-door-tokens"},
-        "spec": {
-            "podSelector": {"matchLabels": {"test.pipelines/door": "test-door-tokens"}},
-            "policyTypes": ["Egress"],
-            "egress": [{"ports": [{"port": 443}, {"port": 6443}]}],
-        },
-    }
-    apply(kubectl, policy)
-    yield
-    kubectl("delete", "networkpolicy", "test-door-tokens")
-
-
-@pytest.mark.usefixtures("way_to_the_api_server")
 def test_the_clusters_tokens_open_the_api(release: Release, cluster_rights: tuple[str, str]) -> None:
     """A service account with a ClusterRole on the paths gets in; one without is 403; a made-up token is 401."""
     starter, nobody = ({"Authorization": f"Bearer {token}"} for token in cluster_rights)
     environment = {"ORCHESTRATOR_AUTH": "kubernetes"}
-    with behind(release, "test-door-tokens", environment, automountServiceAccountToken=True) as api:
+    with behind(release, "test-door-tokens", environment) as api:
         assert api.post("/api/etl/start").status_code == 401
         assert api.get("/api/pipelines", headers={"Authorization": "Bearer a.made.up"}).status_code == 401
 

@@ -1,195 +1,20 @@
 """The deployed flow as its pod runs it: `python -m etl.start` against a real Prefect server, source and warehouse."""
 
-import asyncio
-import json
-import os
+import re
 import signal
-import socket
-import subprocess
-import sys
-import time
-import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from datetime import date
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import asyncpg
-import httpx
-import psutil
-import pytest
-from etl.deploy import register_within
-from etl.registration import DAILY_JOB, Registration, WorkPool
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from .pods import DAY, FLIGHTS_OF_THE_DAY, RUN_SECONDS, Platform, signal_pod
 
-DAY = date(2026, 1, 15)
-FLIGHTS_OF_THE_DAY = 894
-RUN_SECONDS = 120
+NEXT_DAY = date(2026, 1, 16)
 
 
-def eventually(look: Callable[[], Any], *, within: float, what: str) -> Any:
-    deadline = time.monotonic() + within
-    while not (found := look()):
-        if time.monotonic() > deadline:
-            pytest.fail(f"not within {within:g} s: {what}")
-        time.sleep(0.05)
-    return found
+class Collector(Protocol):
+    """The collector of tests/conftest.py."""
 
-
-def signal_pod(process: subprocess.Popen[str], number: signal.Signals) -> None:
-    """Send a signal to every process of a pod, as the end or the freezing of a container does; Prefect makes groups."""
-    first = psutil.Process(process.pid)
-    for one in (first, *first.children(recursive=True)):
-        one.send_signal(number)
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of `python -m source`."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    log = tmp_path_factory.mktemp("source") / "log"
-    environment = os.environ | {"SOURCE_HOST": "127.0.0.1", "SOURCE_PORT": str(port)}
-    with log.open("wb") as stderr:
-        process = subprocess.Popen([sys.executable, "-m", "source"], env=environment, stderr=stderr)
-
-    def is_up() -> bool:
-        assert process.poll() is None, log.read_text()
-        try:
-            return httpx.get(f"http://127.0.0.1:{port}/healthz").is_success
-        except httpx.TransportError:
-            return False
-
-    try:
-        eventually(is_up, within=30, what="the source listens")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(15)
-
-
-@dataclass(kw_only=True)
-class Platform:
-    """A deployment on the session's Prefect server, and processes that execute its runs as pods do."""
-
-    prefect: httpx.Client
-    source: httpx.Client
-    warehouse: str
-    deployment_id: str
-    home: Path
-    processes: list[subprocess.Popen[str]] = field(default_factory=list)
-
-    def accept(self, day: date = DAY) -> str:
-        """Create a flow run as the orchestrator does, and return its id; its run-id tag is that same id reversed."""
-        run_id = str(uuid.uuid4())
-        answer = self.prefect.post(
-            f"/deployments/{self.deployment_id}/create_flow_run",
-            json={
-                "parameters": {"logical_date": day.isoformat()},
-                "idempotency_key": run_id,
-                "tags": [f"run-id:{run_id}", f"correlation-id:corr-{run_id}"],
-            },
-        )
-        return str(answer.raise_for_status().json()["id"])
-
-    def execute(self, flow_run_id: str, **environment: str) -> subprocess.Popen[str]:
-        """Start a pod's process."""
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "ETL_"))}
-        process = subprocess.Popen(
-            [sys.executable, "-m", "etl.start"],
-            env=inherited
-            | {
-                "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-                "PREFECT_HOME": str(self.home),
-                "PREFECT_API_URL": str(self.prefect.base_url).rstrip("/"),
-                "PREFECT__FLOW_RUN_ID": flow_run_id,
-                "PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR": "reschedule",
-                "ETL_SOURCE_URL": str(self.source.base_url),
-                "ETL_WAREHOUSE_URL": self.warehouse,
-                "ETL_RETRY_BACKOFF_SECONDS": "0.1",
-            }
-            | environment,
-            cwd=self.home,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.processes.append(process)
-        return process
-
-    def run(self, flow_run_id: str) -> dict[str, Any]:
-        found: dict[str, Any] = self.prefect.get(f"/flow_runs/{flow_run_id}").raise_for_status().json()
-        return found
-
-    def states(self, flow_run_id: str) -> list[str]:
-        """The names of the states the run went through."""
-        answer = self.prefect.get("/flow_run_states/", params={"flow_run_id": flow_run_id}).raise_for_status()
-        return [state["name"] for state in sorted(answer.json(), key=lambda state: state["timestamp"])]
-
-    def log_lines(self, flow_run_id: str) -> list[dict[str, Any]]:
-        """The run's own lines in Prefect's log."""
-        logs = self.prefect.post("/logs/filter", json={"logs": {"flow_run_id": {"any_": [flow_run_id]}}}).json()
-        return [json.loads(log["message"]) for log in logs if log["message"].startswith("{")]
-
-    def artifact(self, flow_run_id: str) -> str:
-        """The run's report."""
-        wanted = {"flow_run_id": {"any_": [flow_run_id]}, "key": {"any_": ["daily-job"]}}
-        [artifact] = self.prefect.post("/artifacts/filter", json={"artifacts": wanted}).json()
-        return str(artifact["data"])
-
-    def reschedule(self, flow_run_id: str) -> None:
-        """Have the run executed again, as the orchestrator does."""
-        state = {"state": {"type": "SCHEDULED", "name": "AwaitingRetry"}, "force": True}
-        self.prefect.post(f"/flow_runs/{flow_run_id}/set_state", json=state).raise_for_status()
-
-    def has_begun(self, process: subprocess.Popen[str], *, requests: int = 1) -> None:
-        """Wait until a run has asked the slowed source, that is, until it is in the middle of its work."""
-
-        def asked() -> bool:
-            assert process.poll() is None, process.communicate()[1]
-            faults = self.source.get("/faults").raise_for_status().json()["faults"]
-            return bool(sum(fault["hits"] for fault in faults) >= requests)
-
-        eventually(asked, within=RUN_SECONDS, what="the run asks the source")
-
-    def slow_source(self, seconds: float) -> None:
-        self.source.put("/faults", json={"kind": "latency", "seconds": seconds}).raise_for_status()
-
-    def query(self, sql: str, *values: Any) -> list[Any]:
-        """Ask the warehouse."""
-
-        async def ask() -> list[Any]:
-            connection = await asyncpg.connect(self.warehouse)
-            try:
-                return [tuple(row) for row in await connection.fetch(sql, *values)]
-            finally:
-                await connection.close()
-
-        return asyncio.run(ask())
-
-
-@pytest.fixture
-def platform(prefect_server: str, source: str, warehouse: str, tmp_path: Path) -> Iterator[Platform]:
-    name = f"run-{uuid.uuid4().hex[:8]}"
-    deployment = DAILY_JOB.model_copy(update={"name": name, "schedules": ()})
-    with temporary_settings({PREFECT_API_URL: prefect_server}):
-        asyncio.run(
-            register_within(Registration(work_pool=WorkPool(name=name), deployments=(deployment,)), wait_seconds=10)
-        )
-    with httpx.Client(base_url=prefect_server, timeout=30) as prefect, httpx.Client(base_url=source) as source_client:
-        deployment_id = prefect.get(f"/deployments/name/daily_job/{name}").raise_for_status().json()["id"]
-        platform = Platform(
-            prefect=prefect, source=source_client, warehouse=warehouse, deployment_id=deployment_id, home=tmp_path
-        )
-        yield platform
-        source_client.delete("/faults").raise_for_status()
-        for process in platform.processes:
-            if process.poll() is None:
-                signal_pod(process, signal.SIGKILL)
-            process.wait()
-            if process.stderr is not None:
-                process.stderr.close()
+    url: str
+    spans: list[Any]
 
 
 def test_a_run_loads_its_day(platform: Platform) -> None:
@@ -217,6 +42,44 @@ def test_a_run_loads_its_day(platform: Platform) -> None:
     assert [line["seconds"] >= 2 for line in lines if line["step"] == "extract"] == [True]
     assert {line["step"] for line in lines} == {"start", "claim", "extract", "transform", "load"}
     assert {(line["run_id"], line["correlation_id"]) for line in lines} == {(run_id, f"corr-{run_id}")}
+    # Prefect's own lines too; a line that begins with a clock's time is one, the rest is a long line's second half
+    own = [line for line in stderr.splitlines() if re.match(r"\d\d:\d\d:\d\d\.\d{3} \|", line)]
+    assert own
+    assert [line for line in own if not line.endswith(f"correlation_id=corr-{run_id}")] == []
+
+
+TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+
+
+def test_a_flow_goes_on_with_the_trace_it_was_given(platform: Platform, collector: Collector) -> None:
+    """Its span continues the orchestrator's, each task's stands under it, and the source is told of the task's."""
+    flow_run_id = platform.accept(__OTEL_TRACEPARENT=f"00-{TRACE}-{CALLER}-01")
+    process = platform.execute(flow_run_id, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
+    _, stderr = process.communicate(timeout=RUN_SECONDS)
+    assert platform.run(flow_run_id)["state_name"] == "Completed", stderr
+    assert {span.trace_id for span in collector.spans} == {TRACE}
+    [flow_span] = [span for span in collector.spans if span.parent_id == CALLER]
+    assert flow_span.attributes["prefect.run.id"] == flow_run_id
+    tasks = {span.name.partition("-")[0] for span in collector.spans if span.parent_id == flow_span.span_id}
+    assert tasks == {"extract", "transform", "load"}
+    assert TRACE in {line.get("trace_id") for line in platform.source_lines()}
+
+
+def test_a_trace_reaches_the_source_where_nobody_collects(platform: Platform) -> None:
+    """Handing on costs no exporter; a collector that is away costs the run nothing either."""
+    quiet, unheard = (platform.accept(day, __OTEL_TRACEPARENT=f"00-{TRACE}-{CALLER}-01") for day in (DAY, NEXT_DAY))
+    processes = [
+        platform.execute(quiet),
+        platform.execute(unheard, OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9"),
+    ]
+    for flow_run_id, process in zip((quiet, unheard), processes, strict=True):
+        _, stderr = process.communicate(timeout=RUN_SECONDS)
+        assert platform.run(flow_run_id)["state_name"] == "Completed", stderr
+        [correlation_id] = [
+            tag.partition(":")[2] for tag in platform.run(flow_run_id)["tags"] if tag.startswith("correlation-id:")
+        ]
+        lines = [line for line in platform.source_lines() if line.get("correlation_id") == correlation_id]
+        assert {line["trace_id"] for line in lines} == {TRACE}
 
 
 def test_a_second_process_of_the_same_attempt_does_nothing(platform: Platform) -> None:

@@ -18,11 +18,11 @@ capabilities:
   drop: [ALL]
 {{- end -}}
 
-{{/* The start of a pod's spec: include "pipelines.podSpec" (list $ "orchestrator" 1000), with a last true for one that gets a token */}}
+{{/* The start of a pod's spec: include "pipelines.podSpec" (list $ "orchestrator" 1000) */}}
 {{- define "pipelines.podSpec" -}}
 {{- $root := index . 0 -}}
 serviceAccountName: {{ include "pipelines.name" (list $root (index . 1)) }}
-automountServiceAccountToken: {{ or (eq (index . 1) "worker") (eq (toString (last .)) "true") }}
+automountServiceAccountToken: {{ eq (index . 1) "worker" }}
 enableServiceLinks: false
 securityContext:
   {{- include "pipelines.podSecurity" (index . 2) | nindent 2 }}
@@ -50,6 +50,14 @@ tolerations:
     secretKeyRef:
       name: {{ index . 1 }}
       key: {{ index . 2 }}
+{{- end -}}
+
+{{/* Where a part sends its spans. OpenTelemetry's own variable: its library reads others beside it. */}}
+{{- define "pipelines.telemetryEnv" -}}
+{{- with .Values.telemetry.otlpEndpoint -}}
+- name: OTEL_EXPORTER_OTLP_ENDPOINT
+  value: {{ . | quote }}
+{{- end -}}
 {{- end -}}
 
 {{/* How a part speaks to the Prefect API. */}}

@@ -77,6 +77,7 @@ WRONG = [
     ("ORCHESTRATOR_POLL_SECONDS", "0", "greater than or equal to 0.1"),
     ("ORCHESTRATOR_AUTH", "basic", "'kubernetes'"),
     ("ORCHESTRATOR_READS_PER_SECOND", "0", "greater than or equal to 1"),
+    ("OTEL_EXPORTER_OTLP_ENDPOINT", "otel-collector:4318", "http://"),
 ]
 
 

@@ -53,13 +53,25 @@ volumeMounts:
 - name: ORCHESTRATOR_STREAMS_PER_CALLER
   value: {{ .streamsPerCaller | quote }}
 {{- end }}
+- name: ORCHESTRATOR_WORKER_QUERY_SECONDS
+  value: {{ .Values.worker.querySeconds | quote }}
+- name: ORCHESTRATOR_KUBERNETES_NAMESPACE
+  value: {{ .Release.Namespace }}
+{{- with include "pipelines.telemetryEnv" . }}
+{{ . }}
+{{- end }}
 {{- end -}}
 
 {{/* The pipelines as the orchestrator offers them: JSON. */}}
 {{- define "pipelines.offered" -}}
 {{- $offered := list -}}
-{{- range .Values.pipelines -}}
-{{- $offered = append $offered (dict "name" .name "deployment" (printf "%s/%s" .flow .deployment)) -}}
+{{- $settings := dict "maxAttempts" "max_attempts" "startDeadlineSeconds" "start_deadline_seconds" "runDeadlineSeconds" "run_deadline_seconds" "missedSchedules" "missed_schedules" "missedAfterSeconds" "missed_after_seconds" -}}
+{{- range $pipeline := .Values.pipelines -}}
+{{- $one := dict "name" .name "deployment" (printf "%s/%s" .flow .deployment) -}}
+{{- range $value, $setting := $settings -}}
+{{- if hasKey $pipeline $value -}}{{- $_ := set $one $setting (index $pipeline $value) -}}{{- end -}}
+{{- end -}}
+{{- $offered = append $offered $one -}}
 {{- end -}}
 {{- $offered | toJson -}}
 {{- end -}}

@@ -120,6 +120,7 @@ class FlowRun:
     idempotency_key: str | None
     origin: Origin
     tags: tuple[str, ...] = ()
+    traceparent: str | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
     state: State
     state_name: str
@@ -128,15 +129,18 @@ class FlowRun:
     expected_at: datetime
     started_at: datetime | None
     ended_at: datetime | None
+    next_at: datetime | None = None  # when a worker may take it, while it is Scheduled
+    pool: str | None = None
+    queue: str | None = None
 
     @property
     def correlation_id(self) -> str:
-        """The one its tags carry, else one made of its own id."""
+        """The one its tags carry, else its own id."""
         for tag in self.tags:
             name, _, value = tag.partition(":")
             if name == "correlation-id" and CORRELATION_ID.fullmatch(value):
                 return value
-        return self.flow_run_id.hex
+        return str(self.flow_run_id)  # as the flow itself does, which knows nobody else's either
 
     @property
     def duration_ms(self) -> int | None:

@@ -1,6 +1,7 @@
 """The environment: every `ORCHESTRATOR_` variable, what it may be, and what to say when it is wrong."""
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -9,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, V
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "ORCHESTRATOR_"
+OTLP_ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
 HINTS = {
     "database_url": "the PostgreSQL URL of the orchestrator's own database, postgresql://user:password@host:5432/name",
@@ -19,7 +21,9 @@ HINTS = {
     "port": "the port to listen on, 1 to 65535",
     "log_level": "one of debug, info, warning, error",
     "poll_seconds": "the seconds between two looks at Prefect, 0.1 to 60",
+    "otlp_endpoint": "the base URL of an OTLP/HTTP collector, such as http://otel-collector:4318",
     "kubernetes_namespace": "the namespace of the flow runs' Jobs (leave it out where there is no Kubernetes)",
+    "worker_query_seconds": "the seconds between two polls of a worker, above 0 and up to 60",
     "cancel_grace_seconds": "the seconds a cancelled run that never started is given to end by itself, 0 to 300",
     "auth": "who may call: none (whoever can reach the port), apiKey or kubernetes",
     "api_keys_file": "the file of the API keys, where ORCHESTRATOR_AUTH is apiKey, such as /etc/orchestrator/keys.json",
@@ -31,10 +35,19 @@ HINTS = {
     "streams": "how many event streams may be open at once, 1 to 10000",
     "streams_per_caller": "how many event streams each caller may hold open, 1 to 10000",
     "body_seconds": "the seconds a request's body may take to arrive, 0.1 to 60",
+    "cancel_deadline_seconds": "the seconds a cancelled run's own process is given to end by itself, 0 to 3600",
 }
 
 
 Often = Annotated[float, Field(ge=1, le=100_000)]
+
+
+class Missed(StrEnum):
+    """What becomes of the schedule's runs that nothing could start when they were due."""
+
+    RUN_ALL = "run_all"
+    LATEST = "latest"
+    SKIP = "skip"
 
 
 class Pipeline(BaseModel):
@@ -44,6 +57,16 @@ class Pipeline(BaseModel):
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
     deployment: Annotated[str, Field(pattern=r"^[^/\s][^/]*/[^/]*[^/\s]$")]
+    # how often a run whose process was lost is executed in all
+    max_attempts: Annotated[int, Field(ge=1, le=100)] = 3
+    # how long a run may wait for its start once it could be started; None: for ever
+    start_deadline_seconds: Annotated[float, Field(ge=1)] | None = 3600.0
+    # how long a run may be Running; None: for ever
+    run_deadline_seconds: Annotated[float, Field(ge=1)] | None = None
+    # what becomes of the schedule's runs that nothing could start when they were due
+    missed_schedules: Missed = Missed.RUN_ALL
+    # how late such a run is before it counts as missed
+    missed_after_seconds: Annotated[float, Field(ge=1)] = 600.0
 
     @property
     def flow(self) -> str:
@@ -54,7 +77,9 @@ class Pipeline(BaseModel):
 class DatabaseSettings(BaseSettings):
     """What `migrate` and `check-schema` need: the database alone."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="ignore", env_ignore_empty=True, populate_by_name=True
+    )
 
     database_url: SecretStr
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -86,6 +111,7 @@ class Settings(DatabaseSettings):
     port: Annotated[int, Field(ge=1, le=65535)] = 8080
     poll_seconds: Annotated[float, Field(ge=0.1, le=60)] = 2.0
     kubernetes_namespace: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")] | None = None
+    worker_query_seconds: Annotated[float, Field(gt=0, le=60)] = 10.0
     cancel_grace_seconds: Annotated[float, Field(ge=0, le=300)] = 10.0
     auth: Literal["none", "apiKey", "kubernetes"] = "none"
     api_keys_file: Annotated[Path | None, Field(validate_default=True)] = None
@@ -97,6 +123,16 @@ class Settings(DatabaseSettings):
     streams: Annotated[int, Field(ge=1, le=10_000)] = 200
     streams_per_caller: Annotated[int, Field(ge=1, le=10_000)] = 50
     body_seconds: Annotated[float, Field(ge=0.1, le=60)] = 10.0
+    cancel_deadline_seconds: Annotated[float, Field(ge=0, le=3600)] = 60.0
+    # under OpenTelemetry's own name, as its other variables (headers, certificates, resource) are read by it
+    otlp_endpoint: Annotated[str | None, Field(validation_alias=OTLP_ENDPOINT)] = None
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _is_a_collector(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("http://", "https://")):
+            raise ValueError("it is not an http:// or https:// URL")
+        return value
 
     @field_validator("prefect_api_url")
     @classmethod
@@ -146,11 +182,13 @@ def complaints(error: ValidationError) -> list[str]:
     """One line for each variable that is missing or wrong: what to put there, and never what is there."""
     lines: dict[str, str] = {}
     for problem in error.errors(include_input=False, include_context=False, include_url=False):
-        field = str(problem["loc"][0])
+        named = str(problem["loc"][0])
+        field = "otlp_endpoint" if named == OTLP_ENDPOINT else named
+        variable = OTLP_ENDPOINT if field == "otlp_endpoint" else f"{PREFIX}{field.upper()}"
         within = "".join(f"[{part!r}]" for part in problem["loc"][1:])
         if problem["type"] == "missing" and not within:
             what = "is missing"
         else:
             what = f"is wrong{' at ' + within if within else ''}: {problem['msg'].removeprefix('Value error, ')}"
-        lines.setdefault(field, f"{PREFIX}{field.upper()} {what}; set it to {HINTS[field]}")
+        lines.setdefault(field, f"{variable} {what}; set it to {HINTS[field]}")
     return list(lines.values())

@@ -2,6 +2,7 @@
 
 import re
 import time
+from http import HTTPStatus
 from uuid import uuid4
 
 import structlog
@@ -11,9 +12,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from orchestrator.api import bodies, problems
 from orchestrator.api.entrance import METRICS, PROBES
 from orchestrator.errors import OrchestratorError
+from orchestrator.marks import TRACEPARENT
 from orchestrator.runs import CORRELATION_ID
+from orchestrator.tracing import Tracing
 
-TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 QUIET = PROBES | {METRICS}  # asked every few seconds for ever
 
 log = structlog.get_logger(__name__)
@@ -36,13 +38,29 @@ class Requests:
         state = scope.setdefault("state", {})
         state["correlation_id"] = correlation_id
         state["traceparent"] = traceparent if trace else None
+        if scope["path"] in QUIET:
+            await self._answer(scope, receive, send)
+            return
+        tracing: Tracing = scope["app"].state.parts.tracing
+        with tracing.span("request", parent=state["traceparent"], kind="server", correlation_id=correlation_id) as span:
+            state["traceparent"] = span.traceparent
+            status = await self._answer(scope, receive, send)
+            route = getattr(scope.get("route"), "path", "")
+            error = f"HTTP {status}" if status is None or status >= HTTPStatus.INTERNAL_SERVER_ERROR else None
+            span.told(
+                name=f"{scope['method']} {route}".strip(), error=error, **{"http.response.status_code": status or 0}
+            )
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> int | None:
+        """Answer, and write one line about it; the status, None where the caller hung up before there was one."""
+        headers, correlation_id = Headers(scope=scope), scope["state"]["correlation_id"]
         asked = {"path": scope["path"], "correlation_id": correlation_id}
         answer = _Answer(receive, send, correlation_id)
         parts = scope["app"].state.parts
         caller = None
         started = time.monotonic()
         try:
-            caller = state["caller"] = await parts.entrance.admit(scope, headers)
+            caller = scope["state"]["caller"] = await parts.entrance.admit(scope, headers)
             await parts.entrance.permit(caller, scope)
             body = await bodies.read(receive, headers, within=parts.body_seconds)
             if body is not None:
@@ -66,6 +84,7 @@ class Requests:
                 status=answer.status,
                 duration_ms=round((time.monotonic() - started) * 1000, 1),
             )
+        return answer.status
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

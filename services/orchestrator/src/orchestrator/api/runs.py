@@ -80,15 +80,17 @@ async def start(
     if run_id is None:
         facts = await facts_of(pipeline, parts)
         day = runs.logical_date(asked.logical_date, zone=facts.timezone)
-        run_id, is_new = await acceptance.accept(
-            parts.db,
-            pipeline=pipeline.name,
-            logical_date=day,
-            parameters=runs.parameters(facts, asked.parameters, day),
-            correlation_id=request.state.correlation_id,
-            traceparent=request.state.traceparent,
-            key=key,
-        )
+        parameters = runs.parameters(facts, asked.parameters, day)
+        with parts.tracing.span("commit", parent=request.state.traceparent, pipeline=pipeline.name):
+            run_id, is_new = await acceptance.accept(
+                parts.db,
+                pipeline=pipeline.name,
+                logical_date=day,
+                parameters=parameters,
+                correlation_id=request.state.correlation_id,
+                traceparent=request.state.traceparent,
+                key=key,
+            )
         if is_new:
             parts.metrics.accepted(pipeline.name)
             parts.wake()
@@ -112,9 +114,15 @@ async def cancel(run_id: UUID, pipeline: OfPipeline, parts: WithParts) -> Cancel
     if asked.late:
         raise RunOver(f"run {run_id} is {asked.state} already: there is nothing left to cancel")
     if asked.ended is not None:
-        parts.metrics.seen(asked.ended)
+        parts.seen(asked.ended)
     parts.wake_canceller()
-    log.info("cancellation asked", run_id=str(run_id), pipeline=pipeline.name, state=str(asked.state))
+    log.info(
+        "cancellation asked",
+        run_id=str(run_id),
+        pipeline=pipeline.name,
+        state=str(asked.state),
+        correlation_id=asked.correlation_id,
+    )
     return Cancelling(run_id=run_id, state=asked.state)
 
 
@@ -128,7 +136,7 @@ async def status(run_id: UUID, pipeline: OfPipeline, parts: WithParts) -> RunSta
     row = await reading.run(parts.db, pipeline.name, run_id)
     if row is None:
         raise _unknown(pipeline, run_id)
-    return RunStatus.of(row)
+    return RunStatus.of(row, pipeline)
 
 
 @router.get(
@@ -148,7 +156,7 @@ async def recent(
     shown = rows[: listing.limit]
     more = len(rows) > len(shown)
     return RunPage(
-        runs=[RunStatus.of(row) for row in shown],
+        runs=[RunStatus.of(row, pipeline) for row in shown],
         next_cursor=pages.cursor(shown[-1].accepted_at.isoformat(), shown[-1].run_id) if more else None,
     )
 

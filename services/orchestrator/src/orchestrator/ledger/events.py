@@ -30,6 +30,19 @@ class Seen:
     started_at: datetime | None
     ended_at: datetime | None
     first_start: bool
+    traceparent: str | None = None
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """The change as a line of the log has it."""
+        return {
+            "run_id": str(self.run_id),
+            "pipeline": self.pipeline,
+            "correlation_id": self.correlation_id,
+            "state": str(self.state),
+            "state_name": self.state_name,
+            "message": self.message,
+        }
 
 
 def submission(run_id: UUID, pipeline: str, at: datetime) -> Event:
