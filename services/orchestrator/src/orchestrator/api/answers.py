@@ -24,6 +24,7 @@ class StartRequest(BaseModel):
 
     logical_date: str | None = Field(
         default=None,
+        json_schema_extra={"format": "date"},
         description="The day the run is about, YYYY-MM-DD; yesterday in the schedule's timezone when left out",
     )
     parameters: dict[str, Any] = Field(
