@@ -7,8 +7,8 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Row
 
+from orchestrator.api.held import HeldRuns, ReasonAnswer
 from orchestrator.ledger.reading import Remembered
-from orchestrator.reasons import Reason
 from orchestrator.runs import Origin, Schedule, State, duration_ms
 from orchestrator.settings import Pipeline
 
@@ -58,28 +58,6 @@ class Handover(BaseModel):
     attempts: int
     last_error: str | None
     next_attempt_at: datetime | None
-
-
-class ReasonAnswer(BaseModel):
-    """Why a run does not go on, or ended: `PL001` and on hold it, `PL101` and on ended it."""
-
-    id: str = Field(description="Stable: the same id always means the same")
-    title: str
-    detail: str = Field(description="The evidence, with names and numbers")
-    fix: str = Field(description="A command that works when pasted")
-    since: datetime
-
-    @classmethod
-    def of(cls, reason: Reason) -> "ReasonAnswer":
-        """The answer about one reason."""
-        return cls(id=reason.id, title=reason.title, detail=reason.detail, fix=reason.fix, since=reason.since)
-
-    @classmethod
-    def of_row(cls, row: Row[Any]) -> "ReasonAnswer | None":
-        """The reason in a row of the ledger's runs; None where it has none."""
-        if row.reason_id is None:
-            return None
-        return cls.of(Reason(id=row.reason_id, detail=row.reason_detail, fix=row.reason_fix, since=row.reason_since))
 
 
 class RunStatus(BaseModel):
@@ -211,13 +189,6 @@ class LastRun(BaseModel):
     state_name: str
     logical_date: date
     ended_at: datetime | None
-
-
-class HeldRuns(BaseModel):
-    """A reason that holds runs of a pipeline, or its schedule, and how many."""
-
-    runs: int = Field(description="0 for a reason that holds the schedule alone")
-    reason: ReasonAnswer
 
 
 class PipelineAnswer(BaseModel):

@@ -4,27 +4,15 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Any
 
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
-from sqlalchemy import Row
 
-from orchestrator.api import problems
-from orchestrator.api.answers import (
-    Alive,
-    Dependency,
-    HeldRuns,
-    PipelineAnswer,
-    Pipelines,
-    Readiness,
-    ReasonAnswer,
-)
+from orchestrator.api import held, problems
+from orchestrator.api.answers import Alive, Dependency, PipelineAnswer, Pipelines, Readiness
 from orchestrator.api.parts import WithCaller, WithParts
 from orchestrator.errors import OrchestratorError
 from orchestrator.ledger import reading
-from orchestrator.ledger.reading import Remembered
-from orchestrator.reasons import Commands, Reason
 
 router = APIRouter(tags=["service"])
 
@@ -54,29 +42,12 @@ async def pipelines(parts: WithParts, caller: WithCaller) -> Pipelines:
                 configured.deployment,
                 known=told,
                 last=last.get(name),
-                held=_held(name, holds, told, parts.commands),
+                held=held.of_pipeline(name, holds, told, parts.commands),
                 breaker=parts.prefect.breaker,
                 now=now,
             )
         )
     return Pipelines(pipelines=answers)
-
-
-def _held(name: str, holds: list[Row[Any]], told: Remembered | None, commands: Commands) -> list[HeldRuns]:
-    found = []
-    if told is not None and told.facts.paused and told.missing_since is None:
-        paused = commands.reason(
-            "PL004",
-            f"deployment {told.facts.deployment} is paused: its schedule makes no runs",
-            since=told.seen_at,
-            deployment_id=told.facts.deployment_id,
-        )
-        found.append(HeldRuns(runs=0, reason=ReasonAnswer.of(paused)))
-    for row in holds:
-        if row.pipeline == name:
-            reason = Reason(id=row.id, detail=row.detail, fix=row.fix, since=row.since)
-            found.append(HeldRuns(runs=row.held, reason=ReasonAnswer.of(reason)))
-    return found
 
 
 @router.get("/healthz")
