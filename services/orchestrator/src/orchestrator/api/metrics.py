@@ -59,7 +59,7 @@ class Metrics:
         self._actions = Counter(
             "orchestrator_recovery_actions",
             "What was done about runs that stopped on their way: rerun, put_back, crash, give_up (start deadline), "
-            "time_out (run deadline), skip (missed schedule), remove_job.",
+            "time_out (run deadline), skip (missed schedule), remove_job, free_slots.",
             ["pipeline", "action"],
             registry=registry,
         )
