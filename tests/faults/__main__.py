@@ -1,0 +1,118 @@
+"""The command behind `make test-faults` and `make faults-report`.
+
+    python -m tests.faults run [--faults "worker-sigkill eviction"] [--sides "ours stock"] [--runs 50] [--seed 1]
+    python -m tests.faults report
+
+Each fault, side and seed makes one file of raw samples; the report adds up the seeds. A sample that is there already,
+with as many runs, is not played again; remove its file, or ask for it with --again.
+"""
+
+import argparse
+import asyncio
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from .catalogue import FAULTS
+from .checker import Broken, judge
+from .facts import Sample
+from .fault import Fault
+from .ours import Ours
+from .scenario import Load, play, revision_of, say
+from .side import Side
+
+ROOT = Path(__file__).parents[2]
+DATA = ROOT / "docs" / "faults" / "data"
+
+
+def main() -> None:
+    """Play scenarios, or write the report."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="play scenarios on the cluster that CLUSTER names")
+    run.add_argument("--faults", default="", help="names, separated by spaces; all of them by default")
+    run.add_argument("--sides", default="ours stock")
+    run.add_argument("--runs", type=int, default=50)
+    run.add_argument("--rate", type=float, default=0.5, help="runs a second, on average")
+    run.add_argument("--seed", type=int, default=1)
+    run.add_argument("--within", type=float, default=300.0, help="seconds after the last run until one counts as stuck")
+    run.add_argument("--data", type=Path, default=DATA)
+    run.add_argument("--again", action="store_true", help="also what was played before")
+    arguments = parser.parse_args()
+    faults = _chosen(arguments.faults)
+    load = Load(runs=arguments.runs, rate=arguments.rate, seed=arguments.seed, within=arguments.within)
+    broken = False
+    for name in arguments.sides.split():
+        todo = [
+            fault
+            for fault in faults
+            if name in fault.sides and (arguments.again or not _is_played(arguments.data, name, fault, load))
+        ]
+        if todo:
+            broken |= asyncio.run(_play_all(_side(name), todo, load, arguments.data))
+    sys.exit(1 if broken else 0)
+
+
+async def _play_all(side: Side, faults: list[Fault], load: Load, data: Path) -> bool:
+    """Play one after the other; whether this platform broke a promise."""
+    broken = False
+    side.open()
+    try:
+        for number, fault in enumerate(faults, 1):
+            say(f"== {side.name}: {fault.title} ({number} of {len(faults)})")
+            sample = await play(side, fault, load, revision=revision_of(ROOT))
+            sample.save(_path(data, side.name, fault, load.seed))
+            verdict = judge(sample)
+            say(
+                f"{side.name} {fault.name}: asked {verdict.asked}, accepted {verdict.accepted}, once {verdict.once},"
+                f" explained {verdict.explained}, "
+                + ", ".join(f"{kind} {verdict.runs(kind)}" for kind in (Broken.LOST, Broken.DOUBLED, Broken.STUCK))
+                + f"; {sample.scenario.ended_at:.0f} s"
+            )
+            for violation in verdict.violations:
+                say(f"  {violation}")
+            if verdict.violations and side.name == "ours":
+                broken = True
+                say(f"  evidence: {_evidence(side, fault)}")
+    finally:
+        side.close()
+    return broken
+
+
+def _side(name: str) -> Side:
+    cluster = os.environ.get("CLUSTER", "pipelines")
+    if name == "ours":
+        return Ours(cluster=cluster, namespace=os.environ.get("NAMESPACE", "pipelines"))
+    raise SystemExit(f"there is no side {name!r}: ours or stock")
+
+
+def _chosen(names: str) -> list[Fault]:
+    unknown = [name for name in names.split() if name not in FAULTS]
+    if unknown:
+        raise SystemExit(f"there is no fault {', '.join(unknown)}: {', '.join(FAULTS)}")
+    return [FAULTS[name] for name in names.split()] or list(FAULTS.values())
+
+
+def _path(data: Path, side: str, fault: Fault, seed: int) -> Path:
+    return data / side / f"{fault.name}-{seed}.jsonl"
+
+
+def _is_played(data: Path, side: str, fault: Fault, load: Load) -> bool:
+    path = _path(data, side, fault, load.seed)
+    return path.exists() and Sample.load(path).scenario.runs >= load.runs
+
+
+def _evidence(side: Side, fault: Fault) -> Path:
+    """What the cluster looks like now, in a file."""
+    path = ROOT / ".local" / "faults" / f"{side.name}-{fault.name}-{datetime.now(UTC):%H%M%S}.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "CLUSTER": side.cluster, "NAMESPACE": side.namespace}
+    with path.open("w") as file:
+        subprocess.run([ROOT / "k8s" / "diagnose"], env=environment, stdout=file, stderr=file, check=False)
+    return path
+
+
+if __name__ == "__main__":
+    main()
