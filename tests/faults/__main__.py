@@ -19,9 +19,11 @@ from .catalogue import FAULTS
 from .checker import Broken, judge
 from .facts import Sample
 from .fault import Fault
+from .kits import ProxyKit
 from .ours import Ours
 from .scenario import Load, play, revision_of, say
 from .side import Side
+from .stock.side import Stock
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "docs" / "faults" / "data"
@@ -58,11 +60,13 @@ def main() -> None:
 async def _play_all(side: Side, faults: list[Fault], load: Load, data: Path) -> bool:
     """Play one after the other; whether this platform broke a promise."""
     broken = False
+    kit: ProxyKit | None = None
     side.open()
     try:
         for number, fault in enumerate(faults, 1):
             say(f"== {side.name}: {fault.title} ({number} of {len(faults)})")
-            sample = await play(side, fault, load, revision=revision_of(ROOT))
+            kit = await asyncio.to_thread(_exchanged, kit, fault, side)
+            sample = await play(side, fault, load, kit=kit, revision=revision_of(ROOT))
             sample.save(_path(data, side.name, fault, load.seed))
             verdict = judge(sample)
             say(
@@ -77,14 +81,31 @@ async def _play_all(side: Side, faults: list[Fault], load: Load, data: Path) -> 
                 broken = True
                 say(f"  evidence: {_evidence(side, fault)}")
     finally:
+        if kit is not None:
+            kit.remove()
         side.close()
     return broken
+
+
+def _exchanged(kit: ProxyKit | None, fault: Fault, side: Side) -> ProxyKit | None:
+    """The kit that a fault needs, put in place of the one that is there."""
+    if type(kit) is fault.kit or (kit is None and fault.kit is None):
+        return kit
+    if kit is not None:
+        kit.remove()
+    if fault.kit is None:
+        return None
+    wanted = fault.kit(side)
+    wanted.install()
+    return wanted
 
 
 def _side(name: str) -> Side:
     cluster = os.environ.get("CLUSTER", "pipelines")
     if name == "ours":
         return Ours(cluster=cluster, namespace=os.environ.get("NAMESPACE", "pipelines"))
+    if name == "stock":
+        return Stock(cluster=cluster, namespace="stock")
     raise SystemExit(f"there is no side {name!r}: ours or stock")
 
 

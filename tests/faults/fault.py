@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any
 
 from .facts import Sample, SideName
+from .kits import ProxyKit
 from .side import Side, now
 
 BOTH: frozenset[SideName] = frozenset({"ours", "stock"})
@@ -22,6 +23,14 @@ class Stage:
     victims: list[str] = field(default_factory=list)  # flow runs that were hit
     measured: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    kept: dict[str, Any] = field(default_factory=dict)  # what a fault needs to undo itself
+    kit: ProxyKit | None = None
+
+    @property
+    def proxy(self) -> ProxyKit:
+        """The proxy that the fault's kit put in place."""
+        assert self.kit is not None, "the fault names no kit"
+        return self.kit
 
     @property
     def elapsed(self) -> float:
@@ -36,7 +45,7 @@ Recovery = Callable[[Sample], Iterator[float]]
 class Fault:
     """One fault. `name` is what the command line calls it, `title` what the report does; `lasts` is in seconds.
 
-    `recovery_of` says which times `recovery` takes from a sample.
+    `recovery_of` says which times `recovery` takes from a sample; `kit` is what must be in place for it.
     """
 
     name: str
@@ -46,8 +55,7 @@ class Fault:
     recovery_of: str
     recovery: Recovery
 
-    # Whether flow pods must be met in the middle of a load for the fault to mean anything.
-    wants_loading: ClassVar[bool] = True
+    kit: type[ProxyKit] | None = None
 
     def prepare(self, stage: Stage) -> None:
         """Put in place what the fault needs, before the first run is asked for."""

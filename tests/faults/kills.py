@@ -5,6 +5,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from ..integration.platform import eventually
 from .cluster import Pod, is_running, pause
 from .fault import Fault, Stage
 from .side import AWAY, now
@@ -22,15 +23,20 @@ class KilledPart(Fault):
     part: str
 
     def inject(self, stage: Stage) -> None:
-        killed = [stage.side.hands.kill(pod) for pod in stage.side.pods(self.part)]
-        if not any(killed):
+        before = stage.side.pods(self.part)
+        stage.kept["containers"] = {one for pod in before for one in _containers(pod)}
+        if not any([stage.side.hands.kill(pod) for pod in before]):
             raise AssertionError(f"no process of {self.part} was there to kill")
 
     def heal(self, stage: Stage) -> None:
-        """Kubernetes heals it; the fault lasts until the part is ready again."""
-        name = stage.side.object_name(self.part)
-        kind = "statefulset" if self.part == "postgresql" else "deployment"
-        stage.side.kubectl("rollout", "status", f"{kind}/{name}", f"--timeout={_ANSWERS_AGAIN_WITHIN:g}s")
+        """Kubernetes heals it: the fault lasts until the part's new process is ready."""
+
+        def back() -> bool:
+            pods = stage.side.pods(self.part)
+            new = all(not stage.kept["containers"] & set(_containers(pod)) for pod in pods)
+            return bool(pods) and new and all(_is_ready(pod) for pod in pods)
+
+        eventually(back, within=_ANSWERS_AGAIN_WITHIN, what=f"{self.part} is ready again after SIGKILL")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +47,8 @@ class RestartedPostgresql(Fault):
         stage.side.kubectl("delete", "pod", "--wait=true", "--selector", stage.side.selector("postgresql"))
 
     def heal(self, stage: Stage) -> None:
-        pod_ready(stage, "postgresql")
+        name = stage.side.object_name("postgresql")
+        stage.side.kubectl("rollout", "status", f"statefulset/{name}", f"--timeout={_ANSWERS_AGAIN_WITHIN:g}s")
         stage.side.forwards["postgresql"].reopen()
 
 
@@ -123,13 +130,36 @@ class SecondPods(Fault):
         _expect_victims(stage)
 
 
+@dataclass(frozen=True, kw_only=True)
+class TooLittleMemory(Fault):
+    """Runs get so little memory that they cannot but run out of it: for a while their deployment asks for less."""
+
+    lasts: float = 15.0
+    memory: str = "150Mi"
+
+    def inject(self, stage: Stage) -> None:
+        variables = stage.side.job_variables()
+        stage.kept["job_variables"] = variables
+        stage.side.set_job_variables(variables | {"memory_limit": self.memory, "memory_request": self.memory})
+
+    def heal(self, stage: Stage) -> None:
+        self.restore(stage)
+        for pod in stage.side.kubectl.items("pods", "--selector", stage.side.selector("flow-run")):
+            limits = pod["spec"]["containers"][0]["resources"].get("limits", {})
+            if limits.get("memory") == self.memory:
+                stage.victims.append(flow_run_of(pod))
+        _expect_victims(stage)
+
+    def restore(self, stage: Stage) -> None:
+        if "job_variables" in stage.kept:
+            stage.side.set_job_variables(stage.kept.pop("job_variables"))
+
+
 def chosen_pods(stage: Stage, share: float) -> list[Pod]:
     """Running flow pods, `share` of the load or three at least: those that load now, then the oldest."""
     wanted = max(3, round(stage.runs * share))
     pods = [pod for pod in stage.side.pods("flow-run") if is_running(pod)]
-    pods.sort(
-        key=lambda pod: (pod["status"].get("podIP") not in stage.loading, pod["metadata"]["creationTimestamp"])
-    )
+    pods.sort(key=lambda pod: (pod["status"].get("podIP") not in stage.loading, pod["metadata"]["creationTimestamp"]))
     return pods[:wanted]
 
 
@@ -137,11 +167,12 @@ def flow_run_of(pod: Pod) -> str:
     return str(pod["metadata"]["labels"]["prefect.io/flow-run-id"])
 
 
-def pod_ready(stage: Stage, part: str) -> None:
-    """Wait for a part's pod, one that may not exist yet."""
-    name = stage.side.object_name(part)
-    kind = "statefulset" if part == "postgresql" and stage.side.name == "ours" else "deployment"
-    stage.side.kubectl("rollout", "status", f"{kind}/{name}", f"--timeout={_ANSWERS_AGAIN_WITHIN:g}s")
+def _containers(pod: Pod) -> list[str]:
+    return [one["containerID"] for one in pod["status"].get("containerStatuses") or [] if one.get("containerID")]
+
+
+def _is_ready(pod: Pod) -> bool:
+    return any(one["type"] == "Ready" and one["status"] == "True" for one in pod["status"].get("conditions") or [])
 
 
 def _expect_victims(stage: Stage) -> None:

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import date
+from functools import cached_property
 from typing import Any
 
 import httpx
@@ -38,6 +39,8 @@ class Ours(Side):
     effects_table = "loads"
     door = "orchestrator"
     door_port = 8080
+    clients_of_prefect = ("orchestrator", "worker")
+    deployment = "daily_job/daily-0900"
     release = "pipelines"
 
     def object_name(self, part: str) -> str:
@@ -48,12 +51,16 @@ class Ours(Side):
             return "prefect.io/flow-run-id"
         return f"app.kubernetes.io/instance={self.release},app.kubernetes.io/component={part}"
 
-    def superuser(self) -> tuple[str, str]:
-        if self._password is None:
-            self._password = self.kubectl.secret(self.object_name("postgresql"), "postgres-password")
-        return "postgres", self._password
+    def prefect_auth(self) -> tuple[str, str] | None:
+        user, _, password = self.kubectl.secret(self.object_name("prefect-auth"), "auth-string").partition(":")
+        return user, password
 
-    _password: str | None = None
+    def superuser(self) -> tuple[str, str]:
+        return "postgres", self._postgres_password
+
+    @cached_property
+    def _postgres_password(self) -> str:
+        return self.kubectl.secret(self.object_name("postgresql"), "postgres-password")
 
     def start(self, key: str, day: date) -> tuple[str, Mapping[str, Any], Mapping[str, str]]:
         return f"{self.api}/api/etl/start", {"logical_date": day.isoformat()}, {"Idempotency-Key": key}
@@ -110,9 +117,7 @@ class Ours(Side):
             cases=tuple(cases),
             strays=Strays(
                 flow_runs=tuple(
-                    one.run
-                    for one in told
-                    if runs_of[one.run.flow_run_id] not in known and not one.made_by_schedule
+                    one.run for one in told if runs_of[one.run.flow_run_id] not in known and not one.made_by_schedule
                 ),
                 jobs=_unknown(jobs, over),
                 effects=tuple(
@@ -140,5 +145,7 @@ def _row(row: Any, since: float) -> Row:
         dispatched_at=moment("dispatched_at"),
         started_at=moment("started_at"),
         ended_at=moment("ended_at"),
-        events=tuple(Event(id=id_, state=state, at=ago(at, since)) for id_, state, at in json.loads(row["events"] or "[]")),
+        events=tuple(
+            Event(id=id_, state=state, at=ago(at, since)) for id_, state, at in json.loads(row["events"] or "[]")
+        ),
     )

@@ -12,6 +12,7 @@ from typing import TypeVar
 from .caller import Caller
 from .facts import OVER, Sample, Scenario
 from .fault import Fault, Stage
+from .kits import ProxyKit
 from .side import AWAY, Side, now
 
 T = TypeVar("T")
@@ -40,9 +41,9 @@ def say(text: str) -> None:
     print(f"{datetime.now(UTC):%H:%M:%S} {text}", flush=True)  # noqa: T201 - progress, for who watches
 
 
-async def play(side: Side, fault: Fault, load: Load, *, revision: str) -> Sample:
-    """Play a scenario and return what was found. The side is left as it was."""
-    stage = Stage(side=side, runs=load.runs, began=now())
+async def play(side: Side, fault: Fault, load: Load, *, kit: ProxyKit | None, revision: str) -> Sample:
+    """Play a scenario and return what was found. The side is left as it was; the fault's kit is in place."""
+    stage = Stage(side=side, runs=load.runs, began=now(), kit=kit)
     title = f"{side.name} {fault.name}"
     await side.prepare(load.seed)
     try:

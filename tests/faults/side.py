@@ -7,8 +7,8 @@ import json
 import time
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any, ClassVar, Self
@@ -58,6 +58,10 @@ class Side(ABC):
 
     name: ClassVar[SideName]
     effects_table: ClassVar[str]
+    door: ClassVar[str]  # the part at which runs are asked for, and its port
+    door_port: ClassVar[int]
+    clients_of_prefect: ClassVar[tuple[str, ...]]  # the parts with lasting connections to the Prefect server
+    deployment: ClassVar[str]  # Prefect's name of what is run: flow/deployment
 
     @property
     def kubectl(self) -> Kubectl:
@@ -92,6 +96,10 @@ class Side(ABC):
         """Everything that is known of the runs asked for, and what belongs to none of them."""
 
     @abstractmethod
+    def prefect_auth(self) -> tuple[str, str] | None:
+        """User and password at Prefect's API, where it asks for them."""
+
+    @abstractmethod
     def superuser(self) -> tuple[str, str]:
         """PostgreSQL's superuser and its password."""
 
@@ -110,9 +118,6 @@ class Side(ABC):
     def close(self) -> None:
         """Close them."""
         self._stack.close()
-
-    door: ClassVar[str]
-    door_port: ClassVar[int]
 
     @property
     def api(self) -> str:
@@ -140,6 +145,28 @@ class Side(ABC):
             return []
         finally:
             await connection.close(timeout=5)
+
+    @contextmanager
+    def prefect(self) -> Iterator[httpx.Client]:
+        """Prefect's API, for a moment."""
+        with (
+            self.kubectl.port_forward(f"service/{self.object_name('prefect-server')}", 4200) as url,
+            httpx.Client(base_url=f"{url}/api", auth=self.prefect_auth(), timeout=30) as client,
+        ):
+            yield client
+
+    def job_variables(self) -> dict[str, Any]:
+        """What the deployment asks for in every run's Job."""
+        with self.prefect() as client:
+            document = client.get(f"/deployments/name/{self.deployment}").raise_for_status().json()
+        variables: dict[str, Any] = document["job_variables"]
+        return variables
+
+    def set_job_variables(self, variables: Mapping[str, Any]) -> None:
+        """Ask for something else."""
+        with self.prefect() as client:
+            deployment_id = client.get(f"/deployments/name/{self.deployment}").raise_for_status().json()["id"]
+            client.patch(f"/deployments/{deployment_id}", json={"job_variables": dict(variables)}).raise_for_status()
 
     async def prepare(self, seed: int) -> None:
         """Make every other load and every other fetch slow, so that a fault meets runs in every state."""
@@ -200,8 +227,7 @@ class Side(ABC):
         asked = list(days)
         holds = {row[0]: row[1] for row in await self.sql("warehouse", rows, asked)}
         return {
-            row[0]: Day(rows=holds.get(row[0], 0), loaded=row[1])
-            for row in await self.sql("warehouse", loaded, asked)
+            row[0]: Day(rows=holds.get(row[0], 0), loaded=row[1]) for row in await self.sql("warehouse", loaded, asked)
         }
 
 
