@@ -25,7 +25,7 @@ class Caller:
 
     def __init__(self, side: Side, *, prefix: str, runs: int, rate: float, seed: int, since: float) -> None:
         self._side = side
-        self._random = random.Random(f"{seed} {prefix.partition('/')[0]}")
+        self._random = random.Random(f"{seed} {prefix.partition('/')[0]}")  # noqa: S311 - repeatable, not secret
         self._since = since
         self._gaps = [0.0] + [min(self._random.expovariate(rate), 4 / rate) for _ in range(runs - 1)]
         first = self._random.randrange(_DAYS)
@@ -40,10 +40,10 @@ class Caller:
         async with httpx.AsyncClient(timeout=_ANSWER_SECONDS) as client, asyncio.TaskGroup() as group:
             for gap, key in zip(self._gaps, self.asked, strict=True):
                 await asyncio.sleep(gap)
-                group.create_task(self._ask(client, key, random.Random(f"{key}")))
+                group.create_task(self._ask(client, key))
                 self.sent += 1
 
-    async def _ask(self, client: httpx.AsyncClient, key: str, chance: random.Random) -> None:
+    async def _ask(self, client: httpx.AsyncClient, key: str) -> None:
         day, attempts = self.asked[key]
         deadline = now() + _GIVES_UP_AFTER_SECONDS
         pause = 0.5
@@ -62,7 +62,7 @@ class Caller:
                     return
                 retry_after = answer.headers.get("retry-after", "")
                 wait = float(retry_after) if retry_after.isdecimal() else pause
-            await asyncio.sleep(min(wait, _LONGEST_PAUSE_SECONDS) * chance.uniform(0.5, 1.5))
+            await asyncio.sleep(min(wait, _LONGEST_PAUSE_SECONDS) * self._random.uniform(0.5, 1.5))
             pause *= 2
 
     def _read(self, answer: httpx.Response) -> tuple[str | None, str | None]:

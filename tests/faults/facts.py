@@ -1,6 +1,7 @@
 """What one scenario found out, as the raw samples keep it: each run asked for, and everything that became of it.
 
-Times are seconds since the scenario began. The side without an orchestrator has no ledger rows; its run id is Prefect's.
+Times are seconds since the scenario began. The side without an orchestrator has no ledger rows: a run is known there by
+Prefect's id.
 """
 
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Faults that end processes: SIGKILL of a part, of flow pods, eviction, too little memory, and a second pod of a run."""
+"""Faults that end processes: SIGKILL, eviction, a rolling update, too little memory; and a second pod of one run."""
 
 import asyncio
 import json
@@ -25,7 +25,8 @@ class KilledPart(Fault):
     def inject(self, stage: Stage) -> None:
         before = stage.side.pods(self.part)
         stage.kept["containers"] = {one for pod in before for one in _containers(pod)}
-        if not any([stage.side.hands.kill(pod) for pod in before]):
+        killed = [stage.side.hands.kill(pod) for pod in before]
+        if not any(killed):
             raise AssertionError(f"no process of {self.part} was there to kill")
 
     def heal(self, stage: Stage) -> None:
@@ -203,7 +204,7 @@ def _leader(stage: Stage) -> str | None:
         " AND a.datname = 'orchestrator'"
     )
     try:
-        rows = asyncio.run(stage.side.sql("orchestrator", query, timeout=5))
+        rows = asyncio.run(stage.side.sql("orchestrator", query, patience=5))
     except AWAY:
         return None
     return str(rows[0][0]) if rows else None

@@ -184,7 +184,7 @@ class PrefectProxy(ProxyKit):
 
 
 class KubernetesProxy(ProxyKit):
-    """Before the Kubernetes API, for the worker alone: it is told another address of it, with a certificate to match."""
+    """Before the Kubernetes API, for the worker alone: it is told another address, with a certificate to match."""
 
     name = "faults-kubernetes"
     port = 6443
@@ -234,8 +234,9 @@ class KubernetesProxy(ProxyKit):
 openssl req -new -newkey rsa:2048 -nodes -keyout tls.key -subj /CN={self.name} -out tls.csr 2> /dev/null
 printf 'subjectAltName=DNS:{self.name}\\nbasicConstraints=CA:FALSE\\nkeyUsage=digitalSignature,keyEncipherment\\n' > ext
 printf 'extendedKeyUsage=serverAuth\\nsubjectKeyIdentifier=hash\\nauthorityKeyIdentifier=keyid\\n' >> ext
-openssl x509 -req -in tls.csr -CA /etc/kubernetes/pki/ca.crt -CAkey /etc/kubernetes/pki/ca.key -set_serial $RANDOM$RANDOM \
-  -days 2 -extfile ext -out tls.crt 2> /dev/null
+pki=/etc/kubernetes/pki
+openssl x509 -req -in tls.csr -CA $pki/ca.crt -CAkey $pki/ca.key -set_serial $RANDOM$RANDOM -days 2 -extfile ext \
+  -out tls.crt 2> /dev/null
 cat tls.crt; echo ===; cat tls.key"""
         [worker, *_] = self.side.pods("worker")
         done = self.side.hands.on_node(worker, "bash", "-c", script)

@@ -70,7 +70,7 @@ class Ours(Side):
 
     async def states(self, prefix: str) -> Counter[str]:
         query = "SELECT state, count(*) FROM runs WHERE starts_with(idempotency_key, $1) GROUP BY 1"
-        return Counter({row[0]: row[1] for row in await self.sql("orchestrator", query, prefix, timeout=5)})
+        return Counter({row[0]: row[1] for row in await self.sql("orchestrator", query, prefix, patience=5)})
 
     async def collect(self, asked: Mapping[str, tuple[date, Sequence[Attempt]]], *, since: float) -> Found:
         ledger = await self.sql("orchestrator", _ROWS, since)

@@ -21,6 +21,7 @@ T = TypeVar("T")
 WANTED = ("Scheduled", "Pending", "Running", "loading")
 
 _LOOK_SECONDS = 0.4
+_MOMENT_SECONDS = 60.0  # once all are asked for, how long a load is still waited for
 _JOBS_END_WITHIN_SECONDS = 60.0
 
 
@@ -92,10 +93,11 @@ async def play(side: Side, fault: Fault, load: Load, *, kit: ProxyKit | None, re
 
 
 async def _moment(side: Side, caller: Caller, stage: Stage, asking: "asyncio.Task[None]") -> Counter[str]:
-    """Wait until runs are in every state that is wanted; after two thirds of the load, take what there is."""
+    """Wait until runs are in every state that is wanted; when most have been asked for, take what there is."""
     prefix = next(iter(caller.asked)).rpartition("/")[0]
     total = len(caller.asked)
     met: Counter[str] = Counter()
+    patient_until = None
     while True:
         try:
             met = await side.states(prefix)
@@ -103,10 +105,14 @@ async def _moment(side: Side, caller: Caller, stage: Stage, asking: "asyncio.Tas
             met["loading"] = len(stage.loading)
         except AWAY:
             met = Counter()
-        enough = caller.sent >= total / 4 and all(met[state] for state in WANTED)
-        late = caller.sent >= total * 2 / 3 and met["Running"] and met["Pending"]
-        if enough or late or (asking.done() and caller.sent == total):
+        if caller.sent >= total / 4 and all(met[state] for state in WANTED):
             return met
+        if caller.sent >= total * 2 / 3 and met["Running"] and met["Pending"] and not asking.done():
+            return met
+        if asking.done():
+            patient_until = patient_until or now() + _MOMENT_SECONDS
+            if met["loading"] or now() > patient_until:
+                return met
         await asyncio.sleep(_LOOK_SECONDS)
 
 

@@ -126,7 +126,7 @@ class Side(ABC):
     def pods(self, part: str) -> list[Pod]:
         return self.hands.pods(self.selector(part))
 
-    async def sql(self, database: str, query: str, *arguments: Any, timeout: float = 20) -> list[Any]:
+    async def sql(self, database: str, query: str, *arguments: Any, patience: float = 20) -> list[Any]:
         """Rows of a query; several statements without arguments give none."""
         user, password = self.superuser()
         connection = await asyncpg.connect(
@@ -135,8 +135,8 @@ class Side(ABC):
             user=user,
             password=password,
             database=database,
-            timeout=timeout,
-            command_timeout=timeout,
+            timeout=patience,
+            command_timeout=patience,
         )
         try:
             if arguments or query.lstrip().upper().startswith("SELECT"):
@@ -185,7 +185,7 @@ class Side(ABC):
     async def loading(self) -> set[str]:
         """The addresses of the pods that are in the middle of a load now."""
         query = "SELECT DISTINCT host(client_addr) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
-        return {row[0] for row in await self.sql("warehouse", query, timeout=5)}
+        return {row[0] for row in await self.sql("warehouse", query, patience=5)}
 
     async def flow_runs(self, since: float) -> list["Told"]:
         """Every flow run made since then, as Prefect's database has it."""

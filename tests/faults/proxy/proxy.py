@@ -258,8 +258,8 @@ async def main() -> None:
         upstream_tls.verify_flags &= ~ssl.VERIFY_X509_STRICT  # a cluster's certificates leave out what it asks for
     proxy = Proxy((host, int(port)), upstream_tls=upstream_tls)
     async with (
-        await asyncio.start_server(proxy.serve, "0.0.0.0", arguments.port, ssl=tls, limit=_HEAD_LIMIT) as server,
-        await asyncio.start_server(proxy.control, "0.0.0.0", arguments.control, limit=_HEAD_LIMIT) as control,
+        await asyncio.start_server(proxy.serve, port=arguments.port, ssl=tls, limit=_HEAD_LIMIT) as server,
+        await asyncio.start_server(proxy.control, port=arguments.control, limit=_HEAD_LIMIT) as control,
     ):
         await asyncio.gather(server.serve_forever(), control.serve_forever())
 

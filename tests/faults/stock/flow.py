@@ -1,4 +1,4 @@
-"""A plain Prefect flow that does the daily job's work as a tutorial would: fetch a day, insert its rows, note the effect.
+"""A plain Prefect flow that does the daily job's work as a tutorial would: fetch a day, insert its rows, note that.
 
 `python flow.py` registers it. It runs in an image of its own, beside nothing of this project's code.
 """

@@ -64,7 +64,7 @@ class Stock(Side):
 
     async def states(self, prefix: str) -> Counter[str]:
         query = "SELECT state_type::text, count(*) FROM flow_run WHERE starts_with(idempotency_key, $1) GROUP BY 1"
-        return Counter({row[0].capitalize(): row[1] for row in await self.sql("prefect", query, prefix, timeout=5)})
+        return Counter({row[0].capitalize(): row[1] for row in await self.sql("prefect", query, prefix, patience=5)})
 
     async def collect(self, asked: Mapping[str, tuple[date, Sequence[Attempt]]], *, since: float) -> Found:
         told = await self.flow_runs(since)
