@@ -21,12 +21,16 @@ from .facts import Sample
 from .fault import Fault
 from .kits import ProxyKit
 from .ours import Ours
+from .report import write
 from .scenario import Load, play, revision_of, say
 from .side import Side
 from .stock.side import Stock
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "docs" / "faults" / "data"
+
+# Seconds after the last run was asked for and the fault was over, until a run that is not over counts as stuck.
+WITHIN = 300.0
 
 
 def main() -> None:
@@ -39,10 +43,15 @@ def main() -> None:
     run.add_argument("--runs", type=int, default=50)
     run.add_argument("--rate", type=float, default=0.5, help="runs a second, on average")
     run.add_argument("--seed", type=int, default=1)
-    run.add_argument("--within", type=float, default=300.0, help="seconds after the last run until one counts as stuck")
+    run.add_argument("--within", type=float, default=WITHIN, help="seconds until a run counts as stuck")
     run.add_argument("--data", type=Path, default=DATA)
     run.add_argument("--again", action="store_true", help="also what was played before")
+    report = commands.add_parser("report", help="write docs/faults from the raw samples")
+    report.add_argument("--data", type=Path, default=DATA)
     arguments = parser.parse_args()
+    if arguments.command == "report":
+        write(arguments.data, DATA.parent, within=WITHIN)
+        return
     faults = _chosen(arguments.faults)
     load = Load(runs=arguments.runs, rate=arguments.rate, seed=arguments.seed, within=arguments.within)
     broken = False

@@ -45,7 +45,8 @@ Recovery = Callable[[Sample], Iterator[float]]
 class Fault:
     """One fault. `name` is what the command line calls it, `title` what the report does; `lasts` is in seconds.
 
-    `recovery_of` says which times `recovery` takes from a sample; `kit` is what must be in place for it.
+    `recovery_of` says which times `recovery` takes from a sample; `kit` is what must be in place for it. `early`: it
+    happens to runs that are still to come, so most of the load must be.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Fault:
     recovery: Recovery
 
     kit: type[ProxyKit] | None = None
+    early: bool = False
 
     def prepare(self, stage: Stage) -> None:
         """Put in place what the fault needs, before the first run is asked for."""

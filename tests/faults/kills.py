@@ -137,6 +137,7 @@ class TooLittleMemory(Fault):
 
     lasts: float = 15.0
     memory: str = "150Mi"
+    early: bool = True
 
     def inject(self, stage: Stage) -> None:
         variables = stage.side.job_variables()

@@ -36,6 +36,7 @@ class WorkerDiesBeforeJob(Fault):
     """The worker has made a run Pending, its call to create the Job never arrives, and then the worker is killed."""
 
     kit: type[ProxyKit] | None = KubernetesProxy
+    early: bool = True
 
     def inject(self, stage: Stage) -> None:
         stage.proxy.tell("PUT", {"act": "hold", **_CREATE_JOB})
@@ -62,6 +63,7 @@ class JobAnswerLost(Fault):
     """The Job is created, and the worker never hears of it."""
 
     kit: type[ProxyKit] | None = KubernetesProxy
+    early: bool = True
 
     def inject(self, stage: Stage) -> None:
         count = max(3, stage.runs // 10)

@@ -54,7 +54,7 @@ async def play(side: Side, fault: Fault, load: Load, *, kit: ProxyKit | None, re
         caller = Caller(side, prefix=prefix, runs=load.runs, rate=load.rate, seed=load.seed, since=stage.began)
         say(f"{title}: {load.runs} runs at {load.rate:g}/s")
         asking = asyncio.create_task(caller.ask_for_all())
-        met = await _moment(side, caller, stage, asking)
+        met = await _moment(caller, stage, asking, early=fault.early)
         say(f"{title}: {caller.sent} asked, {_told(met)}: now")
         injected_at = stage.elapsed
         await asyncio.to_thread(fault.inject, stage)
@@ -92,7 +92,7 @@ async def play(side: Side, fault: Fault, load: Load, *, kit: ProxyKit | None, re
     )
 
 
-async def _moment(side: Side, caller: Caller, stage: Stage, asking: "asyncio.Task[None]") -> Counter[str]:
+async def _moment(caller: Caller, stage: Stage, asking: "asyncio.Task[None]", *, early: bool) -> Counter[str]:
     """Wait until runs are in every state that is wanted; when most have been asked for, take what there is."""
     prefix = next(iter(caller.asked)).rpartition("/")[0]
     total = len(caller.asked)
@@ -100,12 +100,12 @@ async def _moment(side: Side, caller: Caller, stage: Stage, asking: "asyncio.Tas
     patient_until = None
     while True:
         try:
-            met = await side.states(prefix)
-            stage.loading = await side.loading()
+            met = await stage.side.states(prefix)
+            stage.loading = await stage.side.loading()
             met["loading"] = len(stage.loading)
         except AWAY:
             met = Counter()
-        if caller.sent >= total / 4 and all(met[state] for state in WANTED):
+        if caller.sent >= total / 4 and (early or all(met[state] for state in WANTED)):
             return met
         if caller.sent >= total * 2 / 3 and met["Running"] and met["Pending"] and not asking.done():
             return met
