@@ -12,6 +12,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import traceback
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -74,8 +75,14 @@ async def _play_all(side: Side, faults: list[Fault], load: Load, data: Path) -> 
     try:
         for number, fault in enumerate(faults, 1):
             say(f"== {side.name}: {fault.title} ({number} of {len(faults)})")
-            kit = await asyncio.to_thread(_exchanged, kit, fault, side)
-            sample = await play(side, fault, load, kit=kit, revision=revision_of(ROOT))
+            try:
+                kit = await asyncio.to_thread(_exchanged, kit, fault, side)
+                sample = await play(side, fault, load, kit=kit, revision=revision_of(ROOT))
+            except Exception:  # noqa: BLE001 - the next fault has its own chance; the command fails in the end
+                traceback.print_exc()
+                say(f"{side.name} {fault.name}: not played to its end; evidence: {_evidence(side, fault)}")
+                broken = True
+                continue
             sample.save(_path(data, side.name, fault, load.seed))
             verdict = judge(sample)
             say(
