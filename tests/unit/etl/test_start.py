@@ -13,7 +13,7 @@ from typing import ClassVar
 from uuid import UUID
 
 import pytest
-from etl.start import ApiRefused, Scheduled, read_flow_run
+from etl.prefect_api import ApiRefused, PrefectApi, Scheduled
 
 RUN = UUID("6f1d1c5e-4d0b-4a43-9b1a-3d2f0e6c7a88")
 NOBODY = "http://127.0.0.1:9/api"
@@ -61,7 +61,7 @@ def api() -> Iterator[str]:
 def test_an_api_that_comes_back_is_waited_for(api: str) -> None:
     """Two refusals, then an answer: the wait ends with it, and the attempt is the last time the run was scheduled."""
     Api.failures = 2
-    run = read_flow_run(api, RUN, auth_string="user:pass", within_seconds=10)
+    run = PrefectApi(api, auth_string="user:pass").read_flow_run(RUN, within_seconds=10)
     assert run == Scheduled(state_type="PENDING", attempt=datetime(2026, 1, 16, 9, 5, 0, 500_000, tzinfo=UTC))
     assert Api.authorizations == {"Basic dXNlcjpwYXNz"}
 
@@ -69,7 +69,7 @@ def test_an_api_that_comes_back_is_waited_for(api: str) -> None:
 def test_an_api_that_never_answers_ends_the_wait() -> None:
     """The text names the API, the time and the last reason."""
     with pytest.raises(TimeoutError, match=r"http://127.0.0.1:9/api did not answer within 0.3 s: .*refused"):
-        read_flow_run(NOBODY, RUN, auth_string=None, within_seconds=0.3)
+        PrefectApi(NOBODY, auth_string=None).read_flow_run(RUN, within_seconds=0.3)
 
 
 @pytest.mark.parametrize(("status", "says"), [(401, "set PREFECT_API_AUTH_STRING"), (404, "knows no flow run")])
@@ -77,20 +77,22 @@ def test_a_refusal_is_not_waited_out(api: str, status: int, says: str) -> None:
     """Wrong credentials and an unknown run end the wait at once, with what to do."""
     Api.status = status
     with pytest.raises(ApiRefused, match=says):
-        read_flow_run(api, RUN, auth_string=None, within_seconds=30)
+        PrefectApi(api, auth_string=None).read_flow_run(RUN, within_seconds=30)
     assert Api.failures == -1
 
 
 def start(tmp_path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the entry with a `prefect` of ours first in PATH, which says how it was called."""
+    """Run the entry with a `prefect` package of ours first in the path, which says how it was called."""
     stand_in = tmp_path / "prefect"
-    stand_in.write_text('#!/bin/sh\necho "prefect $* claim=$ETL_CLAIM"\n')
-    stand_in.chmod(0o755)
-    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    stand_in.mkdir(exist_ok=True)
+    (stand_in / "__init__.py").touch()
+    (stand_in / "cli.py").write_text(
+        "import os, sys\ndef app():\n    print(*sys.argv, 'claim=' + os.environ.get('ETL_CLAIM', ''))\n"
+    )
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "ETL_"))}
     return subprocess.run(
         [sys.executable, "-m", "etl.start"],
-        env={**inherited, "PATH": path, "PREFECT__FLOW_RUN_ID": str(RUN), **environment},
+        env={**inherited, "PYTHONPATH": str(tmp_path), "PREFECT__FLOW_RUN_ID": str(RUN), **environment},
         capture_output=True,
         text=True,
         timeout=30,

@@ -31,12 +31,12 @@ SOURCE = "source"
 Listener = Callable[[Circuit, Circuit], None]
 
 _READ = (
-    "SELECT state, generation, failures, opened_at, probe_until, isolated, reason FROM breakers"
+    "SELECT state, generation, failures, opened_at, probe_until, isolated, reason, openings FROM breakers"
     " WHERE name = $1 FOR UPDATE"
 )
 _WRITE = (
     "UPDATE breakers SET state = $2, generation = $3, failures = $4, opened_at = $5, probe_until = $6, isolated = $7,"
-    " reason = $8, changed_at = clock_timestamp() WHERE name = $1"
+    " reason = $8, openings = $9, changed_at = clock_timestamp() WHERE name = $1"
 )
 
 
@@ -95,6 +95,10 @@ class Breaker:
         if admitted is None:
             raise CircuitOpen(f"the circuit to the {self.name} is {self._explain(present)}")
         return admitted
+
+    async def read(self) -> Circuit:
+        """The circuit as it is now."""
+        return await self.change(lambda now, _: now)
 
     async def change(self, step: Callable[[Circuit, datetime], Circuit]) -> Circuit:
         """Replace the circuit by what `step` makes of it and of the warehouse's time; return the new one."""

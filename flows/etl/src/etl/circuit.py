@@ -25,7 +25,11 @@ class Rule:
 
 @dataclass(frozen=True, kw_only=True)
 class Circuit:
-    """A circuit at one moment. `failures` are the times of the failures since the last success, inside the window."""
+    """A circuit at one moment.
+
+    `failures` are the times of the failures since the last success, inside the window; `openings` counts how often it
+    opened since it was last closed.
+    """
 
     state: str = STATE_CLOSED
     generation: int = 0
@@ -34,6 +38,7 @@ class Circuit:
     probe_until: datetime | None = None
     isolated: bool = False
     reason: str | None = None
+    openings: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +68,19 @@ def tries_again_at(circuit: Circuit, rule: Rule) -> datetime:
     return since if circuit.state == STATE_HALF_OPEN else since + rule.open_for
 
 
+def probe_due(circuit: Circuit, rule: Rule, *, longest: timedelta) -> datetime | None:
+    """When a run should be made to probe, if none comes by before; None where that would change nothing.
+
+    The pause doubles with each failed probe, up to `longest`, so that a long outage makes few runs. Whoever comes by
+    earlier, once the circuit's own pause is over, may still probe.
+    """
+    if circuit.opened_at is None or circuit.isolated:
+        return None
+    # doubled twenty times a pause is beyond any `longest`, and more would overflow
+    pause = rule.open_for * (1 << min(max(circuit.openings - 1, 0), 20))
+    return max(tries_again_at(circuit, rule), circuit.opened_at + min(pause, longest))
+
+
 def succeeded(circuit: Circuit, admission: Admission) -> Circuit:
     """A call worked: the count begins anew, and a probe closes the circuit."""
     if admission.generation != circuit.generation:
@@ -79,7 +97,12 @@ def failed(circuit: Circuit, admission: Admission, rule: Rule, now: datetime, re
     failures = (*(at for at in circuit.failures if at > now - rule.window), now)[-rule.failures_to_open :]
     if circuit.state == STATE_HALF_OPEN or len(failures) >= rule.failures_to_open:
         return Circuit(
-            state=STATE_OPEN, generation=circuit.generation + 1, failures=failures, opened_at=now, reason=reason
+            state=STATE_OPEN,
+            generation=circuit.generation + 1,
+            failures=failures,
+            opened_at=now,
+            reason=reason,
+            openings=circuit.openings + 1,
         )
     return replace(circuit, failures=failures, reason=reason)
 

@@ -101,6 +101,23 @@ async def take(warehouse_url: str, *, flow_run_id: UUID, attempt: datetime) -> C
     return Claim(fence=fence, flow_run_id=flow_run_id)
 
 
+async def is_held_by_another(warehouse_url: str, *, flow_run_id: UUID, attempt: datetime) -> bool:
+    """Whether another process, not this one, is executing this attempt at a flow run or a later one.
+
+    Raises:
+        OSError, asyncpg.PostgresError, asyncpg.InterfaceError: see UNREACHABLE.
+    """
+    async with connected(warehouse_url) as connection:
+        held = await connection.fetchval(
+            "SELECT lease_until > clock_timestamp() AND attempt >= $2 AND holder <> $3 FROM claims"
+            " WHERE flow_run_id = $1 ORDER BY fence DESC LIMIT 1",
+            flow_run_id,
+            attempt,
+            _holder(),
+        )
+    return bool(held)
+
+
 async def claim_date(warehouse_url: str, *, flow_run_id: UUID, run_id: UUID, logical_date: date) -> Claim:
     """Extend the claim that etl.start handed over to the run's logical date.
 

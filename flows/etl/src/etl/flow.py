@@ -4,25 +4,27 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from datetime import date, timedelta
 from typing import Any
 
+import httpx
 from prefect import flow, task
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
-from prefect.exceptions import Abort
+from prefect.exceptions import Abort, PrefectException
 from prefect.states import Completed, aget_state_exception
 from prefect.tasks import Task, exponential_backoff
 
-from etl import claim
+from etl import catchup, claim
 from etl.breaker import Breaker
-from etl.circuit import Circuit, Rule
+from etl.circuit import Circuit, Rule, probe_due
 from etl.errors import BadData, CircuitOpen, ClaimLost, SourceUnavailable
 from etl.extract import Day, fetch_day, open_client
 from etl.identity import RunIdentity, default_logical_date, this_run
-from etl.load import Loaded, LoadedBy, keep_day, keep_rejects, load_day
-from etl.report import degraded, markdown
+from etl.load import Loaded, LoadedBy, find_load, keep_day, keep_rejects, load_day
+from etl.report import degraded, loaded_already, markdown
 from etl.settings import EtlSettings
 from etl.transform import DayTables, require_mostly_good, transform
 
@@ -116,7 +118,7 @@ async def daily_job(logical_date: date | None = None) -> State[Any] | None:
     """Load one day of flights, with the weather at each departure, into the warehouse.
 
     While the source is given up (see etl.breaker), a day that was loaded before stays as it is: the run ends Completed,
-    named Degraded.
+    named Degraded. Once the source is back, such days are loaded again by runs of their own (see etl.catchup).
 
     Args:
         logical_date: The day to load. Default: the day before the run's scheduled start, in the deployment's timezone.
@@ -125,15 +127,41 @@ async def daily_job(logical_date: date | None = None) -> State[Any] | None:
     run = this_run()
     day = logical_date or await default_logical_date()
     run.log("start", logical_date=day.isoformat())
+    ended = await _nothing_owed(run, day, settings) if run.catches_up else None
+    if ended is None:
+        ended = await _execute(run, day, settings)
+    await _provide_catch_up(run, day, settings)
+    return ended
+
+
+async def _nothing_owed(run: RunIdentity, day: date, settings: EtlSettings) -> State[Any] | None:
+    """The end of a catch-up run whose day another run has loaded in the meantime; None while it is to be loaded."""
+    by = await catchup.made_good_by(settings.warehouse_url.get_secret_value(), day)
+    if by is None:
+        return None
+    run.log("nothing to catch up", loaded_by=str(by))
+    return Completed(message=f"nothing to catch up: {day} was loaded by run {by} in the meantime")
+
+
+async def _execute(run: RunIdentity, day: date, settings: EtlSettings) -> State[Any] | None:
     async with _claimed(run, day, settings.warehouse_url.get_secret_value()) as mine:
+        loading = await run.loading(mine)
+        found = find_load(
+            settings.warehouse_url.get_secret_value(),
+            day,
+            loaded_by=loading,
+            statement_timeout_seconds=_LOAD_TIMEOUT_SECONDS,
+        )
+        if found is not None:
+            return await _leave(run, day, found)
         try:
-            await _load_from_source(run, day, mine, settings)
+            await _load_from_source(run, day, loading, settings)
         except CircuitOpen as exc:
-            return await _degrade(run, day, mine, settings, reason=str(exc))
+            return await _degrade(run, day, loading, settings, reason=str(exc))
     return None
 
 
-async def _load_from_source(run: RunIdentity, day: date, mine: claim.Claim, settings: EtlSettings) -> None:
+async def _load_from_source(run: RunIdentity, day: date, loading: LoadedBy, settings: EtlSettings) -> None:
     started = time.monotonic()
     async with _breaker(run, settings).passing() as admission:
         # A probe asks once: retries would fall on a source that is just getting up.
@@ -152,8 +180,8 @@ async def _load_from_source(run: RunIdentity, day: date, mine: claim.Claim, sett
     run.log("transform", good=tables.flights.height, rejected=tables.rejects.height, seconds=_since(started))
 
     started = time.monotonic()
-    loaded = load(tables, loaded_by=run.loading(mine), settings=settings)
-    run.log("load", rows=loaded.rows, rejected=loaded.rejected, checksum=loaded.checksum, seconds=_since(started))
+    loaded = load(tables, loaded_by=loading, settings=settings)
+    run.log("load", **asdict(loaded), seconds=_since(started))
 
     await acreate_markdown_artifact(
         markdown(tables, loaded), key="daily-job", description=f"Flights of {day}: counts and worst delays"
@@ -174,15 +202,54 @@ def _breaker(run: RunIdentity, settings: EtlSettings) -> Breaker:
     return Breaker(warehouse_url=settings.warehouse_url.get_secret_value(), rule=rule, listener=changed)
 
 
-async def _degrade(run: RunIdentity, day: date, mine: claim.Claim, settings: EtlSettings, *, reason: str) -> State[Any]:
-    kept = keep(day, reason=reason, loaded_by=run.loading(mine), settings=settings)
-    run.log("degraded", rows=kept.rows, checksum=kept.checksum, reason=reason)
+async def _leave(run: RunIdentity, day: date, found: Loaded) -> State[Any]:
+    """The end of a run whose earlier attempt loaded the day and did not live to say so."""
+    run.log("load", **asdict(found))
+    await acreate_markdown_artifact(
+        loaded_already(day, found), key="daily-job", description=f"Flights of {day}: loaded by an earlier attempt"
+    )
+    return Completed(message=f"{day} was already loaded by an earlier attempt of this run: {found.rows} flights")
+
+
+async def _degrade(run: RunIdentity, day: date, loading: LoadedBy, settings: EtlSettings, *, reason: str) -> State[Any]:
+    kept = keep(day, reason=reason, loaded_by=loading, settings=settings)
+    run.log("degraded", **asdict(kept), reason=reason)
     await acreate_markdown_artifact(
         degraded(day, kept, reason),
         key="daily-job",
         description=f"Flights of {day}: degraded, an earlier load was kept",
     )
     return Completed(name="Degraded", message=f"{day} keeps the {kept.rows} flights loaded before: {reason}")
+
+
+async def _provide_catch_up(run: RunIdentity, day: date, settings: EtlSettings) -> None:
+    """Have degraded days loaded again: all that are owed while the circuit is closed, else by a probe in due time.
+
+    The circuit is read after this run's own row was written: whoever closes it later finds that row. What fails here
+    does not fail the run, whose day is as it should be; the next success makes up for it.
+    """
+    if run.deployment_id is None:
+        run.log("no catch-up", reason="the flow was called without a deployment, which is what would run it again")
+        return
+    warehouse_url = settings.warehouse_url.get_secret_value()
+    try:
+        breaker = _breaker(run, settings)
+        circuit = await breaker.read()
+        if circuit.opened_at is None:
+            for made in await catchup.make_good(
+                warehouse_url, deployment_id=run.deployment_id, at_most=settings.catch_up_runs
+            ):
+                run.log("catch-up", **{name: str(value) for name, value in asdict(made).items()})
+            return
+        longest = timedelta(seconds=settings.probe_longest_pause_seconds)
+        due = probe_due(circuit, breaker.rule, longest=longest) if longest else None
+        if due is not None and await catchup.made_good_by(warehouse_url, day) is None:
+            probing = await catchup.provide_probe(
+                run.deployment_id, day, degraded_run_id=run.run_id, circuit=circuit, due=due
+            )
+            run.log("probe provided", flow_run_id=str(probing), due=due.isoformat())
+    except (httpx.HTTPError, PrefectException, *claim.UNREACHABLE) as exc:
+        run.log("no catch-up", reason=f"{type(exc).__name__}: {exc}")
 
 
 @asynccontextmanager

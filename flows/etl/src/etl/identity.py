@@ -1,6 +1,6 @@
 """Which run this is: what the orchestrator wrote on the flow run, and the logical date where nobody chose one."""
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -9,10 +9,12 @@ from zoneinfo import ZoneInfo
 
 import prefect.runtime
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.logging import get_run_logger
 from structlog.processors import JSONRenderer
 
+from etl import catchup
 from etl.claim import Claim
 from etl.load import LoadedBy
 
@@ -25,23 +27,32 @@ CORRELATION_TAG = "correlation-id:"
 
 @dataclass(frozen=True, kw_only=True)
 class RunIdentity:
-    """One execution: `run_id` is the orchestrator's for a run it accepted, else Prefect's flow-run id."""
+    """One execution: `run_id` is the orchestrator's for a run it accepted, else Prefect's flow-run id.
+
+    `deployment_id`: whose run it is; None where the flow was called without one. `catches_up`: it was made to load a
+    degraded day again (see etl.catchup).
+    """
 
     run_id: UUID
     flow_run_id: UUID
     correlation_id: str
+    deployment_id: UUID | None = None
+    catches_up: bool = False
 
     def log(self, step: str, **facts: Any) -> None:
         """One line a step into the run's log, as JSON."""
         line = {"step": step, "run_id": str(self.run_id), "correlation_id": self.correlation_id, **facts}
         get_run_logger().info("%s", _render(None, "info", line))
 
-    def loading(self, claim: Claim) -> LoadedBy:
+    async def loading(self, claim: Claim) -> LoadedBy:
         """The same identity as the warehouse records it with a load under `claim`."""
-        return LoadedBy(run_id=self.run_id, correlation_id=self.correlation_id, claim=claim)
+        async with get_client() as client:
+            states = await client.read_flow_run_states(self.flow_run_id)
+        completions = sum(state.type is StateType.COMPLETED for state in states)
+        return LoadedBy(run_id=self.run_id, correlation_id=self.correlation_id, claim=claim, completions=completions)
 
 
-def identify(flow_run_id: UUID, tags: Iterable[str]) -> RunIdentity:
+def identify(flow_run_id: UUID, tags: Collection[str], *, deployment_id: UUID | None = None) -> RunIdentity:
     """Read the tags; a run without them (the schedule's, or Prefect's own page's) goes by its flow-run id."""
     told = {
         prefix: tag.removeprefix(prefix)
@@ -50,12 +61,23 @@ def identify(flow_run_id: UUID, tags: Iterable[str]) -> RunIdentity:
         if tag.startswith(prefix)
     }
     run_id = UUID(told[RUN_ID_TAG]) if RUN_ID_TAG in told else flow_run_id
-    return RunIdentity(run_id=run_id, flow_run_id=flow_run_id, correlation_id=told.get(CORRELATION_TAG, str(run_id)))
+    return RunIdentity(
+        run_id=run_id,
+        flow_run_id=flow_run_id,
+        correlation_id=told.get(CORRELATION_TAG, str(run_id)),
+        deployment_id=deployment_id,
+        catches_up=catchup.TAG in tags,
+    )
 
 
 def this_run() -> RunIdentity:
     """The identity of the flow run that calls."""
-    return identify(UUID(prefect.runtime.flow_run.id), prefect.runtime.flow_run.tags)
+    deployment_id = prefect.runtime.deployment.id
+    return identify(
+        UUID(prefect.runtime.flow_run.id),
+        prefect.runtime.flow_run.tags,
+        deployment_id=UUID(deployment_id) if deployment_id else None,
+    )
 
 
 def day_before(scheduled_start: datetime, timezone: str) -> date:

@@ -1,4 +1,10 @@
-"""The one place that writes the warehouse: a logical date's tables replaced whole, in one transaction, over Arrow."""
+"""The one place that writes the warehouse: a logical date's tables replaced whole, in one transaction, over Arrow.
+
+A pod may die after its load's commit and before Prefect hears of it; then the run is executed again, and must not load
+a second time. Who asks for a load again, on the other hand, by Prefect's Retry of a run that is Completed, shall get
+one. The two are told apart by counting: Prefect called the run Completed once for each load (or degraded keep) that it
+heard of, so a row of the run beyond that number is one that Prefect did not hear of.
+"""
 
 import hashlib
 from collections.abc import Iterator
@@ -16,23 +22,44 @@ from etl.transform import DayTables
 # Every load of a date holds this advisory lock until it commits, so that two runs of one date never mix their rows.
 _LOCK_SPACE = 0x65746C  # "etl"
 
+# The outcomes in `loads`.
+LOADED = "loaded"
+DEGRADED = "degraded"
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedBy:
-    """Whose load it is: the pipeline's run, the id that ties the logs together, and the claim it is made under."""
+    """Whose load it is: the pipeline's run, the id that ties the logs together, and the claim it is made under.
+
+    `completions`: how often Prefect has called the run Completed so far.
+    """
 
     run_id: UUID
     correlation_id: str
     claim: Claim
+    completions: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """What a load left: rows of `flights`, rows of `rejects`, and the checksum of the flights' content."""
+    """What a load left: rows of `flights`, rows of `rejects`, and the checksum of the flights' content.
+
+    `by_earlier_attempt`: one of the same run wrote it before this one, which wrote nothing.
+    """
 
     rows: int
     rejected: int
     checksum: str
+    by_earlier_attempt: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Unheard:
+    """A row of `loads` that an earlier attempt wrote and Prefect did not hear of."""
+
+    id: int
+    outcome: str
+    left: Loaded
 
 
 def checksum(flights: pl.DataFrame) -> str:
@@ -40,8 +67,27 @@ def checksum(flights: pl.DataFrame) -> str:
     return hashlib.sha256(flights.write_csv().encode()).hexdigest()
 
 
+def find_load(
+    warehouse_url: str, logical_date: date, *, loaded_by: LoadedBy, statement_timeout_seconds: float
+) -> Loaded | None:
+    """The load that an earlier attempt of this run committed without Prefect hearing of it, if there is one.
+
+    An earlier attempt that is committing right now is waited for; from then on this one's claim keeps it from writing.
+
+    Raises:
+        ClaimLost: a later claim on the date or the run exists.
+        adbc_driver_manager.Error: the warehouse refused or was lost.
+    """
+    with _transaction(warehouse_url, logical_date, loaded_by.claim, statement_timeout_seconds) as cursor:
+        unheard = _unheard(cursor, logical_date, loaded_by)
+    return unheard.left if unheard is not None and unheard.outcome == LOADED else None
+
+
 def load_day(warehouse_url: str, tables: DayTables, *, loaded_by: LoadedBy, statement_timeout_seconds: float) -> Loaded:
     """Replace the logical date in every table and record the load; all of it or nothing.
+
+    Where an earlier attempt of the run loaded it already, nothing is written and what that one left is returned. Where
+    one only kept the day, its row is replaced: a run leaves one row each time it is asked for.
 
     Raises:
         ClaimLost: a later claim on the date or the run exists; nothing was written.
@@ -49,11 +95,16 @@ def load_day(warehouse_url: str, tables: DayTables, *, loaded_by: LoadedBy, stat
     """
     loaded = Loaded(rows=tables.flights.height, rejected=tables.rejects.height, checksum=checksum(tables.flights))
     with _transaction(warehouse_url, tables.logical_date, loaded_by.claim, statement_timeout_seconds) as cursor:
+        unheard = _unheard(cursor, tables.logical_date, loaded_by)
+        if unheard is not None:
+            if unheard.outcome == LOADED:
+                return unheard.left
+            cursor.execute("DELETE FROM loads WHERE id = $1", (unheard.id,))
         _replace(cursor, "flights", tables.flights, tables.logical_date)
         _replace(cursor, "daily_carrier_delay", tables.daily_carrier_delay, tables.logical_date)
         _replace(cursor, "daily_origin_delay", tables.daily_origin_delay, tables.logical_date)
         _replace_rejects(cursor, tables, loaded_by)
-        _record(cursor, loaded, tables.logical_date, loaded_by, outcome="loaded")
+        _record(cursor, loaded, tables.logical_date, loaded_by, outcome=LOADED)
     return loaded
 
 
@@ -62,18 +113,23 @@ def keep_day(
 ) -> Loaded | None:
     """Record that a run left the date as it was, as a load with the outcome `degraded`; None: it was never loaded.
 
+    What an earlier attempt of the run recorded without Prefect hearing of it is returned, and nothing is written.
+
     Raises:
         ClaimLost: a later claim on the date or the run exists; nothing was written.
         adbc_driver_manager.Error: the warehouse refused or was lost.
     """
     with _transaction(warehouse_url, logical_date, loaded_by.claim, statement_timeout_seconds) as cursor:
+        unheard = _unheard(cursor, logical_date, loaded_by)
+        if unheard is not None:
+            return unheard.left
         cursor.execute(
             "SELECT rows, rejected, checksum FROM loads WHERE logical_date = $1 ORDER BY id DESC LIMIT 1",
             (logical_date,),
         )
         for rows, rejected, content in cursor.fetch_polars().rows():
             kept = Loaded(rows=rows, rejected=rejected, checksum=content)
-            _record(cursor, kept, logical_date, loaded_by, outcome="degraded", note=reason)
+            _record(cursor, kept, logical_date, loaded_by, outcome=DEGRADED, note=reason)
             return kept
     return None
 
@@ -108,6 +164,20 @@ def _transaction(
             raise lost(claim, newer, logical_date=logical_date)
         yield cursor
         connection.commit()
+
+
+def _unheard(cursor: adbc.Cursor, logical_date: date, loaded_by: LoadedBy) -> _Unheard | None:
+    """The run's newest row beyond those that Prefect called Completed."""
+    cursor.execute(
+        "SELECT id, outcome, rows, rejected, checksum FROM"
+        " (SELECT * FROM loads WHERE run_id = $1::uuid AND logical_date = $2 ORDER BY id OFFSET $3) AS unheard"
+        " ORDER BY id DESC LIMIT 1",
+        (str(loaded_by.run_id), logical_date, loaded_by.completions),
+    )
+    for row_id, outcome, rows, rejected, content in cursor.fetch_polars().rows():
+        left = Loaded(rows=rows, rejected=rejected, checksum=content, by_earlier_attempt=True)
+        return _Unheard(id=row_id, outcome=outcome, left=left)
+    return None
 
 
 def _replace(cursor: adbc.Cursor, table: str, rows: pl.DataFrame, logical_date: date) -> None:

@@ -67,6 +67,20 @@ def degraded(logical_date: date, kept: Loaded, reason: str) -> str:
     )
 
 
+def loaded_already(logical_date: date, found: Loaded) -> str:
+    """The report of a run whose earlier attempt had loaded the day and did not live to say so."""
+    return "\n".join(
+        [
+            f"# Flights of {logical_date}",
+            "",
+            f"{found.rows} flights loaded, {found.rejected} rejected. Checksum `{found.checksum[:12]}`.",
+            "",
+            "Already loaded by an earlier attempt of this run: nothing was written again.",
+            "",
+        ]
+    )
+
+
 def _table(by: str, delays: pl.DataFrame) -> list[str]:
     head = [f"## By {by}", f"| {by} | flights | cancelled | mean delay | 95 % below |", "|---|---|---|---|---|"]
     return head + [

@@ -47,6 +47,16 @@ class EtlSettings(WarehouseSettings):
     breaker_open_seconds: float = Field(
         default=300.0, gt=0, description="how long a source that was given up is left alone, in seconds"
     )
+    catch_up_runs: int = Field(
+        default=50,
+        ge=0,
+        description="how many degraded days a successful run has loaded again at most, a flow run each; 0: none",
+    )
+    probe_longest_pause_seconds: float = Field(
+        default=14400.0,
+        ge=0,
+        description="the longest pause, in seconds, before a run is made to try a source that was given up; 0: none is",
+    )
     max_rejected_ratio: float = Field(
         default=0.05, ge=0, le=1, description="the share of bad rows above which a run fails, 0 to 1"
     )

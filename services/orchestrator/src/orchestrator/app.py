@@ -10,9 +10,10 @@ import httpx
 import pybreaker
 import structlog
 from fastapi import FastAPI
+from kubernetes.aio.client import Configuration
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from orchestrator import migrations, prefect_api
+from orchestrator import kubernetes_api, migrations, prefect_api
 from orchestrator.api import backfilling, events, problems, runs, service
 from orchestrator.api.metrics import Metrics
 from orchestrator.api.parts import Parts
@@ -41,9 +42,16 @@ class _BreakerLog(pybreaker.CircuitBreakerListener):
 
 
 def create_app(
-    settings: Settings, *, transport: httpx.AsyncBaseTransport | None = None, limits: Limits | None = None
+    settings: Settings,
+    *,
+    kubernetes: Configuration | None = None,
+    transport: httpx.AsyncBaseTransport | None = None,
+    limits: Limits | None = None,
 ) -> FastAPI:
-    """The application. Nothing is opened before its lifespan begins. `transport` replaces the network to Prefect."""
+    """The application. Nothing is opened before its lifespan begins.
+
+    `kubernetes` is how the cluster of the flow runs is reached; `transport` replaces the network to Prefect.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -53,7 +61,15 @@ def create_app(
         handed_over = asyncio.Event()
         db = open_ledger(url)
         try:
-            async with prefect_api.client(settings, transport=transport) as client:
+            async with (
+                prefect_api.client(settings, transport=transport) as client,
+                kubernetes_api.opened(
+                    kubernetes,
+                    namespace=settings.kubernetes_namespace,
+                    guard=Guard("kubernetes", limits=limits or Limits(), listeners=[_BreakerLog()]),
+                    observe=metrics.kubernetes_call,
+                ) as cluster,
+            ):
                 guard = Guard("prefect", limits=limits or Limits(), listeners=[_BreakerLog()])
                 prefect = PrefectApi(client, guard, observe=metrics.prefect_call)
                 dispatcher = Dispatcher(db=db, prefect=prefect, deployments=deployments, handed_over=handed_over)
@@ -68,6 +84,7 @@ def create_app(
                     on_failure=metrics.sync_failed,
                 )
                 feed = Feed(db=db, url=url)
+                app.state.kubernetes = cluster
                 canceller = Canceller(
                     db=db, prefect=prefect, grace_seconds=settings.cancel_grace_seconds, on_seen=metrics.seen
                 )

@@ -18,6 +18,7 @@ HINTS = {
     "port": "the port to listen on, 1 to 65535",
     "log_level": "one of debug, info, warning, error",
     "poll_seconds": "the seconds between two looks at Prefect, 0.1 to 60",
+    "kubernetes_namespace": "the namespace of the flow runs' Jobs (leave it out where there is no Kubernetes)",
     "cancel_grace_seconds": "the seconds a cancelled run that never started is given to end by itself, 0 to 300",
 }
 
@@ -70,6 +71,7 @@ class Settings(DatabaseSettings):
     host: str = "0.0.0.0"  # noqa: S104 -- in a pod, the network policy and the Service decide who gets here
     port: Annotated[int, Field(ge=1, le=65535)] = 8080
     poll_seconds: Annotated[float, Field(ge=0.1, le=60)] = 2.0
+    kubernetes_namespace: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")] | None = None
     cancel_grace_seconds: Annotated[float, Field(ge=0, le=300)] = 10.0
 
     @field_validator("prefect_api_url")

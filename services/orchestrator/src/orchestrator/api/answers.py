@@ -122,13 +122,14 @@ class Change(BaseModel):
     """One recorded change of a run: the `data` of a server-sent event."""
 
     run_id: UUID
-    kind: Literal["submitted", "changed", "ended"]
+    kind: Literal["submitted", "changed", "held", "ended"]
     state: State
     state_name: str
     message: str | None
     logical_date: date
     at: datetime
     duration_ms: int | None
+    reason: str | None = Field(description="The id of what holds the run since then, or of why it ended")
     correlation_id: str
 
 

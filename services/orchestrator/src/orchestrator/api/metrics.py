@@ -43,6 +43,13 @@ class Metrics:
             buckets=CALL_BUCKETS,
             registry=registry,
         )
+        self._cluster_calls = Histogram(
+            "orchestrator_kubernetes_call_seconds",
+            "Calls to Kubernetes, waits and retries included.",
+            ["operation", "outcome"],
+            buckets=CALL_BUCKETS,
+            registry=registry,
+        )
         self._sync_failures = Counter("orchestrator_sync_failures", "Looks at Prefect that failed.", registry=registry)
         self._unfinished = Gauge(
             "orchestrator_runs_unfinished", "Runs that are not over.", ["pipeline", "state"], registry=registry
@@ -83,6 +90,10 @@ class Metrics:
     def prefect_call(self, operation: str, outcome: str, seconds: float) -> None:
         """A call to Prefect ended."""
         self._calls.labels(operation, outcome).observe(seconds)
+
+    def kubernetes_call(self, operation: str, outcome: str, seconds: float) -> None:
+        """A call to Kubernetes ended."""
+        self._cluster_calls.labels(operation, outcome).observe(seconds)
 
     def sync_failed(self) -> None:
         """A look at Prefect failed."""

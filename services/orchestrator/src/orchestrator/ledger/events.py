@@ -49,4 +49,4 @@ def submission(run_id: UUID, pipeline: str, at: datetime) -> Event:
 async def append(connection: AsyncConnection, events: Sequence[Event]) -> None:
     """Write events down, in this order: the last thing a transaction does, after every lock on a run."""
     if events:
-        await connection.execute(insert(run_events), list(events))
+        await connection.execute(insert(run_events), [{"reason": None} | one for one in events])

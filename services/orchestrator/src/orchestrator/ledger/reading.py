@@ -78,7 +78,7 @@ async def reports(db: AsyncEngine, wanted: Wanted, after: int | None) -> list[Ro
             runs.c.origin,
         )
         .join(runs, runs.c.run_id == event.run_id)
-        .where(event.pipeline == wanted.pipeline, event.kind != "changed")
+        .where(event.pipeline == wanted.pipeline, event.kind != "changed", event.kind != "held")
     )
     page = _only(query, wanted, event.state)
     if after is not None:

@@ -143,7 +143,19 @@ cancellations = Table(
 
 Index("cancellations_open", cancellations.c.next_attempt_at, postgresql_where=cancellations.c.settled_at.is_(None))
 
-# Append-only: every state a run was seen in. `kind` is submitted, changed or ended.
+# Why a run does not go on, or ended: at most one row a run. A row of its own, as above.
+reasons = Table(
+    "reasons",
+    metadata,
+    Column("run_id", Uuid, ForeignKey("runs.run_id"), primary_key=True),
+    Column("id", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("fix", Text, nullable=False),
+    Column("since", Moment, nullable=False),
+)
+
+# Append-only: every state a run was seen in, and every reason. `kind` is submitted, changed, held or ended; `reason` is
+# the id of the reason since then, of a held one or of the end.
 run_events = Table(
     "run_events",
     metadata,
@@ -156,7 +168,8 @@ run_events = Table(
     Column("state_name", Text, nullable=False),
     Column("message", Text),
     Column("duration_ms", BigInteger),
-    CheckConstraint("kind IN ('submitted', 'changed', 'ended')", name="run_events_kind_known"),
+    Column("reason", Text),
+    CheckConstraint("kind IN ('submitted', 'changed', 'held', 'ended')", name="run_events_kind_known"),
     CheckConstraint(f"state IN ({STATES})", name="run_events_state_known"),
 )
 

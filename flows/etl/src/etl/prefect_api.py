@@ -1,0 +1,111 @@
+"""The little of Prefect's REST API that a flow pod needs while Prefect's own client is not there yet, over urllib."""
+
+import base64
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+from uuid import UUID
+
+_ATTEMPT_TIMEOUT_SECONDS = 5.0
+PAUSE_SECONDS = 0.2
+
+# Answers of a server that is starting, overloaded or without its database; any other refusal is final.
+_TRANSIENT_STATUS = frozenset({408, 429})
+
+T = TypeVar("T")
+
+
+class ApiRefused(Exception):
+    """The Prefect API answered, and will not answer otherwise later; the text says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scheduled:
+    """What Prefect knows of a flow run: its state's type, and when it was last scheduled."""
+
+    state_type: str
+    attempt: datetime
+
+
+class PrefectApi:
+    """The server's API at a URL; each call asks again and again until it has an answer or the time is up.
+
+    Every call raises
+        TimeoutError: no answer within the given time; the text carries the last reason.
+        ApiRefused: the credentials are wrong, or there is no such flow run.
+    """
+
+    def __init__(self, url: str, *, auth_string: str | None) -> None:
+        """Raises ValueError where the URL is none."""
+        if not url.startswith(("http://", "https://")):
+            raise ValueError(f"PREFECT_API_URL is {url!r}: set it to the server's API, such as http://prefect:4200/api")
+        self._url = url.rstrip("/")
+        self._headers = {"Accept": "application/json", "Content-Type": "application/json"}
+        if auth_string:
+            self._headers["Authorization"] = "Basic " + base64.b64encode(auth_string.encode()).decode()
+
+    def read_flow_run(self, flow_run_id: UUID, *, within_seconds: float) -> Scheduled:
+        """What Prefect knows of the flow run."""
+
+        def read() -> Scheduled:
+            # The state first: if the run is scheduled anew in between, the attempt read is the newer one.
+            run = self._request(f"/flow_runs/{flow_run_id}")
+            timeline = self._request(f"/flow_run_states/?flow_run_id={flow_run_id}")
+            return Scheduled(state_type=str(run.get("state_type")), attempt=_last_scheduled(timeline))
+
+        return self._patiently(read, flow_run_id, within_seconds)
+
+    def schedule_again(self, flow_run_id: UUID, *, message: str, within_seconds: float) -> str:
+        """Have the run executed anew, at once; how Prefect took that: ACCEPT, or why not."""
+        state = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": message}
+
+        def propose() -> str:
+            answer = self._request(f"/flow_runs/{flow_run_id}/set_state", {"state": state})
+            return str(answer["details"].get("reason") or answer["status"])
+
+        return self._patiently(propose, flow_run_id, within_seconds)
+
+    def _patiently(self, call: Callable[[], T], flow_run_id: UUID, within_seconds: float) -> T:
+        deadline = time.monotonic() + within_seconds
+        while True:
+            try:
+                return call()
+            except urllib.error.HTTPError as exc:
+                exc.close()
+                if exc.code < 500 and exc.code not in _TRANSIENT_STATUS:
+                    raise ApiRefused(self._refusal(exc.code, flow_run_id)) from exc
+                reason: Exception = exc
+            except (OSError, ValueError) as exc:
+                reason = exc
+            if time.monotonic() >= deadline:
+                raise TimeoutError(
+                    f"the Prefect API at {self._url} did not answer within {within_seconds:g} s: {reason}"
+                ) from reason
+            time.sleep(PAUSE_SECONDS)
+
+    def _request(self, path: str, body: Any = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self._url + path, data=data, headers=self._headers)  # noqa: S310 - http(s)
+        with urllib.request.urlopen(request, timeout=_ATTEMPT_TIMEOUT_SECONDS) as answer:  # noqa: S310 - the same
+            return json.load(answer)
+
+    def _refusal(self, status: int, flow_run_id: UUID) -> str:
+        api = f"the Prefect API at {self._url}"
+        if status in (401, 403):
+            return f"{api} answered {status}: set PREFECT_API_AUTH_STRING to the server's user:password"
+        if status == 404:
+            return f"{api} knows no flow run {flow_run_id}: it was deleted, or the URL is another's"
+        return f"{api} answered {status} for flow run {flow_run_id}"
+
+
+def _last_scheduled(timeline: list[dict[str, Any]]) -> datetime:
+    """When Prefect last scheduled the run; a run that never was (made as Pending) goes by its first state."""
+    times = [datetime.fromisoformat(state["timestamp"]) for state in timeline if state["type"] == "SCHEDULED"]
+    if times:
+        return max(times)
+    return min((datetime.fromisoformat(state["timestamp"]) for state in timeline), default=datetime.now(UTC))
