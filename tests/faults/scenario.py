@@ -22,7 +22,7 @@ WANTED = ("Scheduled", "Pending", "Running", "loading")
 
 _LOOK_SECONDS = 0.4
 _MOMENT_SECONDS = 60.0  # once all are asked for, how long a load is still waited for
-_JOBS_END_WITHIN_SECONDS = 60.0
+_JOBS_END_WITHIN_SECONDS = 180.0
 
 
 @dataclass(frozen=True, kw_only=True)
