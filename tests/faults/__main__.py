@@ -42,7 +42,7 @@ def main() -> None:
     run.add_argument("--faults", default="", help="names, separated by spaces; all of them by default")
     run.add_argument("--sides", default="ours stock")
     run.add_argument("--runs", type=int, default=50)
-    run.add_argument("--rate", type=float, default=0.5, help="runs a second, on average")
+    run.add_argument("--rate", type=float, default=0.3, help="runs a second, on average")
     run.add_argument("--seed", type=int, default=1)
     run.add_argument("--within", type=float, default=WITHIN, help="seconds until a run counts as stuck")
     run.add_argument("--data", type=Path, default=DATA)

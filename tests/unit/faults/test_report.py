@@ -1,4 +1,4 @@
-"""The report: its tables count what the samples hold, and the pages in this repository are made from its own samples."""
+"""The report: its tables count what the samples hold, and the pages here are made from the samples here."""
 
 from pathlib import Path
 
