@@ -10,6 +10,7 @@ with as many runs, is not played again; remove its file, or ask for it with --ag
 import argparse
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 import traceback
@@ -56,6 +57,8 @@ def main() -> None:
     faults = _chosen(arguments.faults)
     load = Load(runs=arguments.runs, rate=arguments.rate, seed=arguments.seed, within=arguments.within)
     broken = False
+    # Whoever stops a series gets the side back as it was: what is in place is taken away on the way out.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     for name in arguments.sides.split():
         todo = [
             fault

@@ -78,6 +78,7 @@ def register() -> None:
             "image": os.environ["IMAGE"],
             "image_pull_policy": "IfNotPresent",
             "namespace": "stock",
+            "cpu_request": "150m",  # as our flow pods have on this cluster, so that no more start at once than can
             "env": {name: os.environ[name] for name in ("SOURCE_URL", "WAREHOUSE_URL")},
         },
     )
