@@ -20,7 +20,7 @@ T = TypeVar("T")
 # What must be there at once before the fault is injected: accepted, pending and running runs, and a load going on.
 WANTED = ("Scheduled", "Pending", "Running", "loading")
 
-_LOOK_SECONDS = 0.4
+_LOOK_SECONDS = 0.6
 _MOMENT_SECONDS = 60.0  # once all are asked for, how long a load is still waited for
 _JOBS_END_WITHIN_SECONDS = 180.0
 
@@ -142,7 +142,7 @@ async def _jobs_over(side: Side, stage: Stage) -> None:
         jobs = await asyncio.to_thread(side.jobs, stage.began)
         if not any(job.active for several in jobs.values() for job in several):
             return
-        await asyncio.sleep(1)
+        await asyncio.sleep(3)
 
 
 async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
