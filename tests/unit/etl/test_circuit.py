@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from etl.circuit import Admission, Circuit, Rule, admit, failed, isolated, reset, succeeded
+from etl.circuit import Admission, Circuit, Rule, admit, failed, isolated, probe_due, reset, succeeded
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
@@ -173,3 +173,26 @@ def test_a_probe_that_took_too_long_decides_nothing(late: str) -> None:
     after = succeeded(present, slow) if late == "success" else failed(present, slow, RULE, at, "down")
     assert after == present
     assert succeeded(present, second).state == "closed"
+
+
+def test_the_pause_before_a_provided_probe_doubles() -> None:
+    """With each probe that fails, up to the longest; a success begins anew; nothing is due by hand or when closed."""
+    longest = timedelta(seconds=200)
+    present, at = opened(), START
+    pauses = []
+    for _ in range(5):
+        due = probe_due(present, RULE, longest=longest)
+        assert due is not None
+        pauses.append((due - at).total_seconds())
+        present, probe = admit(present, RULE, due)
+        assert probe is not None
+        at = due
+        present = failed(present, probe, RULE, at, "down")
+    assert pauses == [30, 60, 120, 200, 200]
+    present, probe = admit(present, RULE, at + timedelta(days=1))
+    assert probe is not None
+    assert probe_due(present, RULE, longest=longest) == at + timedelta(days=1) + RULE.probe_for
+    closed = succeeded(present, probe)
+    assert closed.openings == 0
+    assert probe_due(closed, RULE, longest=longest) is None
+    assert probe_due(isolated(closed, at, "by hand"), RULE, longest=longest) is None

@@ -1,11 +1,13 @@
 """Registration against a real Prefect server: declarative, repeatable, and respectful of what people changed there."""
 
+import asyncio
 import json
 import os
 import subprocess
 import sys
 import uuid
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +119,99 @@ async def test_what_people_changed_in_prefect_stays(prefect_server: str, api: ht
     assert pool_now["base_job_template"] == template
     assert (await api.get(f"/work_pools/{pool}/queues/week-10")).json()["concurrency_limit"] == 5
     assert any("still paused" in line for line in done)
+
+
+async def watching(api: httpx.AsyncClient, registration: Registration) -> list[dict[str, Any]]:
+    """The automations that end the registration's dead runs."""
+    name = f"{registration.work_pool.name}: runs without a heartbeat are crashed"
+    found = await api.post("/automations/filter", json={"automations": {"name": {"any_": [name]}}})
+    automations: list[dict[str, Any]] = found.raise_for_status().json()
+    return automations
+
+
+async def test_runs_without_a_heartbeat_are_watched_for(prefect_server: str, api: httpx.AsyncClient) -> None:
+    """One automation for the registration's deployments, put back by the next registration, a double one removed."""
+    registration = declared()
+    await register(registration, prefect_server)
+    [first] = await watching(api, registration)
+    trigger = first["trigger"]
+    deployment = await read(api, registration)
+    assert trigger["within"] == 120
+    assert (trigger["after"], trigger["expect"]) == (["prefect.flow-run.heartbeat"], ["prefect.flow-run.*"])
+    assert trigger["match_related"] == {"prefect.resource.id": [f"prefect.deployment.{deployment['id']}"]}
+
+    double = {key: first[key] for key in ("name", "trigger", "actions")}
+    (await api.post("/automations/", json=double)).raise_for_status()
+    await register(registration.model_copy(update={"heartbeat_lost_seconds": 300}), prefect_server)
+    [again] = await watching(api, registration)
+    assert again["trigger"]["within"] == 300
+    assert "300 s" in again["actions"][0]["message"]
+    await register(registration, prefect_server)
+    [back] = await watching(api, registration)
+    assert back["id"] == again["id"]
+    for document in (first, back):
+        for moving in ("id", "created", "updated"):
+            del document[moving]
+        del document["trigger"]["id"]
+    assert back == first
+
+
+async def test_an_automation_that_somebody_disabled_stays_so(prefect_server: str, api: httpx.AsyncClient) -> None:
+    """A person's switch outlives a registration, which says so."""
+    registration = declared()
+    await register(registration, prefect_server)
+    [automation] = await watching(api, registration)
+    (await api.patch(f"/automations/{automation['id']}", json={"enabled": False})).raise_for_status()
+    done = await register(registration, prefect_server)
+    assert [one["enabled"] for one in await watching(api, registration)] == [False]
+    assert any("still disabled" in line for line in done)
+
+
+async def test_a_run_whose_heartbeat_stops_is_crashed(prefect_server: str, api: httpx.AsyncClient) -> None:
+    """One heartbeat, then silence: the run ends Crashed and says why. A run that keeps beating goes on, and so does one
+    of a deployment that was not registered here.
+    """
+    registration = declared().model_copy(update={"heartbeat_lost_seconds": 12})
+    await register(registration, prefect_server)
+    deployment = await read(api, registration)
+    unregistered = {"name": f"other-{deployment['name']}", "flow_id": deployment["flow_id"]}
+    (await api.post("/deployments/", json=unregistered)).raise_for_status()
+    other = (await api.get(f"/deployments/name/daily_job/other-{deployment['name']}")).raise_for_status().json()
+
+    async def begin(deployment_id: str) -> str:
+        created = await api.post(f"/deployments/{deployment_id}/create_flow_run", json={})
+        flow_run_id = str(created.raise_for_status().json()["id"])
+        running = {"state": {"type": "RUNNING", "name": "Running"}, "force": True}
+        (await api.post(f"/flow_runs/{flow_run_id}/set_state", json=running)).raise_for_status()
+        return flow_run_id
+
+    async def beat(flow_run_id: str, deployment_id: str) -> None:
+        """What the flow engine sends."""
+        its = {"prefect.resource.id": f"prefect.deployment.{deployment_id}", "prefect.resource.role": "deployment"}
+        event = {
+            "id": str(uuid.uuid4()),
+            "occurred": datetime.now(UTC).isoformat(),
+            "event": "prefect.flow-run.heartbeat",
+            "resource": {"prefect.resource.id": f"prefect.flow-run.{flow_run_id}"},
+            "related": [its],
+        }
+        (await api.post("/events", json=[event])).raise_for_status()
+
+    async def state(flow_run_id: str) -> dict[str, Any]:
+        run: dict[str, Any] = (await api.get(f"/flow_runs/{flow_run_id}")).raise_for_status().json()["state"]
+        return run
+
+    silent, alive, foreign = [await begin(one) for one in (deployment["id"], deployment["id"], other["id"])]
+    await beat(silent, deployment["id"])
+    await beat(foreign, other["id"])
+    async with asyncio.timeout(90):
+        while (await state(silent))["type"] == "RUNNING":
+            await beat(alive, deployment["id"])
+            await asyncio.sleep(0.5)
+    ended = await state(silent)
+    assert ended["type"] == "CRASHED"
+    assert ended["message"].startswith("HeartbeatLost: no sign of life for 12 s")
+    assert [(await state(one))["type"] for one in (alive, foreign)] == ["RUNNING", "RUNNING"]
 
 
 async def test_an_entrypoint_that_is_no_flow_is_refused(prefect_server: str, api: httpx.AsyncClient) -> None:

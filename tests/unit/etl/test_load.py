@@ -2,6 +2,7 @@
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import date
 from typing import Any
 from uuid import uuid4
@@ -13,7 +14,7 @@ import pytest
 from etl.claim import claim_date
 from etl.errors import ClaimLost
 from etl.extract import Day
-from etl.load import LoadedBy, keep_day, keep_rejects, load_day
+from etl.load import LoadedBy, find_load, keep_day, keep_rejects, load_day
 from etl.migrate import migrate
 from etl.transform import DayTables, transform
 
@@ -28,6 +29,12 @@ async def somebody(warehouse: str, day: date = LOGICAL_DATE) -> LoadedBy:
     run_id = uuid4()
     claim = await claim_date(warehouse, flow_run_id=run_id, run_id=run_id, logical_date=day)
     return LoadedBy(run_id=run_id, correlation_id="test", claim=claim)
+
+
+async def again(warehouse: str, run: LoadedBy, *, completions: int = 0) -> LoadedBy:
+    """The same run, executed once more after Prefect called it Completed that often."""
+    claim = await claim_date(warehouse, flow_run_id=run.claim.flow_run_id, run_id=run.run_id, logical_date=LOGICAL_DATE)
+    return replace(run, claim=claim, completions=completions)
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +96,51 @@ async def test_a_rerun_leaves_the_same_tables(warehouse: str, tables: DayTables)
     assert again == first
     assert await contents(warehouse) == before
     assert await fetch(warehouse, "SELECT count(*) FROM loads") == [(2,)]
+
+
+async def test_an_attempt_after_a_commit_that_nobody_heard_of_writes_nothing(warehouse: str, tables: DayTables) -> None:
+    """The run is executed again, its source by then another: what the first attempt left is found, and stays."""
+    first_attempt = await somebody(warehouse)
+    assert find_load(warehouse, LOGICAL_DATE, loaded_by=first_attempt, statement_timeout_seconds=30) is None
+    loaded = load_day(warehouse, tables, loaded_by=first_attempt, statement_timeout_seconds=30)
+    before = await contents(warehouse)
+    rerun = await again(warehouse, first_attempt)
+    found = find_load(warehouse, LOGICAL_DATE, loaded_by=rerun, statement_timeout_seconds=30)
+    changed = replace(tables, flights=tables.flights.head(3))
+    assert load_day(warehouse, changed, loaded_by=rerun, statement_timeout_seconds=30) == found
+    assert keep_day(warehouse, LOGICAL_DATE, loaded_by=rerun, reason="down", statement_timeout_seconds=30) == found
+    assert found == replace(loaded, by_earlier_attempt=True)
+    assert await contents(warehouse) == before
+    assert await fetch(warehouse, "SELECT fence FROM loads") == [(first_attempt.claim.fence,)]
+
+
+async def test_a_completed_run_that_is_asked_for_again_loads_again(warehouse: str, tables: DayTables) -> None:
+    """Prefect heard of the first load, so a retry is a new wish; its own second attempt is none."""
+    run = await somebody(warehouse)
+    load_day(warehouse, tables, loaded_by=run, statement_timeout_seconds=30)
+    wished = await again(warehouse, run, completions=1)
+    assert find_load(warehouse, LOGICAL_DATE, loaded_by=wished, statement_timeout_seconds=30) is None
+    assert not load_day(warehouse, tables, loaded_by=wished, statement_timeout_seconds=30).by_earlier_attempt
+    rerun = await again(warehouse, run, completions=1)
+    assert load_day(warehouse, tables, loaded_by=rerun, statement_timeout_seconds=30).by_earlier_attempt
+    assert await fetch(warehouse, "SELECT fence FROM loads ORDER BY id") == [(run.claim.fence,), (wished.claim.fence,)]
+
+
+async def test_a_run_that_kept_the_day_and_died_leaves_one_row(warehouse: str, tables: DayTables) -> None:
+    """Executed again it keeps the day without a second row, or loads it and replaces the row."""
+    load_day(warehouse, tables, loaded_by=await somebody(warehouse), statement_timeout_seconds=30)
+    run = await somebody(warehouse)
+    keep_day(warehouse, LOGICAL_DATE, loaded_by=run, reason="down", statement_timeout_seconds=30)
+    rerun = await again(warehouse, run)
+    kept = keep_day(warehouse, LOGICAL_DATE, loaded_by=rerun, reason="still down", statement_timeout_seconds=30)
+    assert kept is not None
+    assert kept.by_earlier_attempt
+    assert find_load(warehouse, LOGICAL_DATE, loaded_by=rerun, statement_timeout_seconds=30) is None
+    of_the_run = f"SELECT outcome, note FROM loads WHERE run_id = '{run.run_id}'"
+    assert await fetch(warehouse, of_the_run) == [("degraded", "down")]
+    rerun = await again(warehouse, run)
+    assert not load_day(warehouse, tables, loaded_by=rerun, statement_timeout_seconds=30).by_earlier_attempt
+    assert await fetch(warehouse, of_the_run) == [("loaded", None)]
 
 
 async def test_other_dates_are_untouched(warehouse: str, tables: DayTables) -> None:

@@ -2,17 +2,20 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 from uuid import UUID
 
 import pytest
+from etl import claim
 from etl.prefect_api import ApiRefused, PrefectApi, Scheduled
 
 RUN = UUID("6f1d1c5e-4d0b-4a43-9b1a-3d2f0e6c7a88")
@@ -26,6 +29,7 @@ class Api(BaseHTTPRequestHandler):
     status = 200
     state_type = "PENDING"
     authorizations: ClassVar[set[str | None]] = set()
+    proposed: ClassVar[list[Any]] = []
 
     def do_GET(self) -> None:
         type(self).failures -= 1
@@ -40,6 +44,12 @@ class Api(BaseHTTPRequestHandler):
         answer: object = {"state_type": self.state_type} if self.path == f"/api/flow_runs/{RUN}" else timeline
         self.wfile.write(json.dumps(answer).encode())
 
+    def do_POST(self) -> None:
+        self.proposed.append((self.path, json.loads(self.rfile.read(int(self.headers["Content-Length"])))["state"]))
+        self.send_response(201)
+        self.end_headers()
+        self.wfile.write(b'{"status": "ACCEPT", "details": {}}')
+
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
         """Nothing: the tests read what the entry says."""
 
@@ -48,6 +58,7 @@ class Api(BaseHTTPRequestHandler):
 def api() -> Iterator[str]:
     server = HTTPServer(("127.0.0.1", 0), Api)
     Api.failures, Api.status, Api.state_type, Api.authorizations = 0, 200, "PENDING", set()
+    Api.proposed = []
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
@@ -81,27 +92,48 @@ def test_a_refusal_is_not_waited_out(api: str, status: int, says: str) -> None:
     assert Api.failures == -1
 
 
-def start(tmp_path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the entry with a `prefect` package of ours first in the path, which says how it was called."""
+def pod(tmp_path: Path, **environment: str) -> subprocess.Popen[str]:
+    """The entry with a `prefect` package of ours first in the path.
+
+    That says how it was called; told to, it is as slow as the real one is to begin.
+    """
     stand_in = tmp_path / "prefect"
     stand_in.mkdir(exist_ok=True)
     (stand_in / "__init__.py").touch()
     (stand_in / "cli.py").write_text(
-        "import os, sys\ndef app():\n    print(*sys.argv, 'claim=' + os.environ.get('ETL_CLAIM', ''))\n"
+        "import os, sys, time\n"
+        "def app():\n"
+        "    print(*sys.argv, 'claim=' + os.environ.get('ETL_CLAIM', ''), flush=True)\n"
+        "    time.sleep(float(os.environ.get('SLOW', '0')))\n"
     )
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "ETL_"))}
-    return subprocess.run(
+    return subprocess.Popen(
         [sys.executable, "-m", "etl.start"],
         env={**inherited, "PYTHONPATH": str(tmp_path), "PREFECT__FLOW_RUN_ID": str(RUN), **environment},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=30,
-        check=False,
     )
+
+
+def start(tmp_path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the entry to its end."""
+    with pod(tmp_path, **environment) as process:
+        stdout, stderr = process.communicate(timeout=60)
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+def evict(process: subprocess.Popen[str]) -> str:
+    """Send SIGTERM, twice as an impatient node may, and return the last line of stderr."""
+    process.terminate()
+    process.terminate()
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 0, stderr
+    return str(json.loads(stderr.splitlines()[-1])["event"])
 
 
 def test_the_process_becomes_prefects_own(api: str, tmp_path: Path, warehouse: str) -> None:
-    """Same process, stock command, the claim handed over; a second process of the attempt becomes nothing."""
+    """Stock command, same process, the claim handed over; a second process of the attempt becomes nothing."""
     first = start(tmp_path, PREFECT_API_URL=api, ETL_WAREHOUSE_URL=warehouse)
     assert (first.returncode, first.stdout) == (0, "prefect flow-run execute claim=1\n"), first.stderr
     second = start(tmp_path, PREFECT_API_URL=api, ETL_WAREHOUSE_URL=warehouse)
@@ -147,3 +179,70 @@ def test_what_is_missing_is_named(tmp_path: Path, environment: dict[str, str], s
     assert says in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert done.stdout == ""
+
+
+RESCHEDULE = {"PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR": "reschedule"}
+
+
+@pytest.mark.parametrize("state_type", ["PENDING", "RUNNING", "CRASHED"])
+def test_sigterm_while_prefect_is_loaded_hands_the_run_back(
+    api: str, tmp_path: Path, warehouse: str, state_type: str
+) -> None:
+    """Prefect has no handler yet: the run is scheduled anew, also where an earlier process died in the middle of it."""
+    Api.state_type = state_type
+    process = pod(tmp_path, PREFECT_API_URL=api, ETL_WAREHOUSE_URL=warehouse, SLOW="60", **RESCHEDULE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "prefect flow-run execute claim=1\n"
+    assert evict(process) == "handed back"
+    [(path, state)] = Api.proposed
+    assert path == f"/api/flow_runs/{RUN}/set_state"
+    assert (state["type"], state["name"]) == ("SCHEDULED", "AwaitingRetry")
+
+
+def test_sigterm_while_the_api_is_away_hands_the_run_back_once_it_answers(api: str, tmp_path: Path) -> None:
+    """The signal comes while the API is waited for; handing back has its own time to wait."""
+    Api.failures = 10_000
+    process = pod(tmp_path, PREFECT_API_URL=api, SLOW="60", **RESCHEDULE)
+    while Api.failures > 9_998:
+        time.sleep(0.01)
+    process.terminate()
+    Api.failures = 0
+    assert evict(process) == "handed back"
+    assert len(Api.proposed) == 1
+
+
+@pytest.mark.parametrize("state_type", ["SCHEDULED", "CANCELLING", "CANCELLED", "COMPLETED", "PAUSED"])
+def test_a_run_that_is_decided_is_not_handed_back(api: str, tmp_path: Path, state_type: str) -> None:
+    """The pod of a cancelled run ends by SIGTERM too."""
+    process = pod(tmp_path, PREFECT_API_URL=api, SLOW="60", **RESCHEDULE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    Api.state_type = state_type
+    assert evict(process) == "nothing to hand back"
+    assert Api.proposed == []
+
+
+async def test_a_run_that_another_process_executes_is_not_handed_back(api: str, tmp_path: Path, warehouse: str) -> None:
+    """A pod that lost its run to a newer claim of another host leaves it alone."""
+    process = pod(tmp_path, PREFECT_API_URL=api, ETL_WAREHOUSE_URL=warehouse, SLOW="60", **RESCHEDULE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    async with claim.connected(warehouse) as connection:
+        await connection.execute(
+            "INSERT INTO claims (flow_run_id, attempt, holder, lease_until)"
+            " VALUES ($1, now(), 'another:1', now() + interval '1 minute')",
+            RUN,
+        )
+    assert evict(process) == "nothing to hand back: another process is executing the run"
+    assert Api.proposed == []
+
+
+def test_without_being_asked_for_sigterm_ends_the_process(api: str, tmp_path: Path) -> None:
+    """Where the Job is not to be rescheduled, the signal does what it always does."""
+    process = pod(tmp_path, PREFECT_API_URL=api, SLOW="60")
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGTERM
+    assert Api.proposed == []

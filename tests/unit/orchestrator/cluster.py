@@ -11,6 +11,9 @@ from uuid import uuid4
 
 from aiohttp import web
 from kubernetes.aio.client import Configuration
+from orchestrator import kubernetes_api
+from orchestrator.kubernetes_api import KubernetesApi
+from orchestrator.resilience import Guard, Limits
 
 NAMESPACE = "flows"
 TOKEN = "first-token"
@@ -48,6 +51,24 @@ async def silent(request: web.Request) -> web.StreamResponse:
     """Never an answer."""
     await asyncio.sleep(3600)
     raise AssertionError("nobody waits that long")
+
+
+@asynccontextmanager
+async def speaking_to(cluster: "ClusterWire | None") -> AsyncIterator[KubernetesApi | None]:
+    """This service's client of that cluster; None for none."""
+    if cluster is None:
+        yield None
+        return
+    guard = Guard("kubernetes", limits=Limits(attempts=1, failures_to_open=10**6))
+    async with (
+        cluster.served() as configuration,
+        kubernetes_api.opened(configuration, namespace=NAMESPACE, guard=guard, observe=unseen) as api,
+    ):
+        yield api
+
+
+def unseen(operation: str, outcome: str, seconds: float) -> None:
+    """Nobody counts these calls."""
 
 
 class ClusterWire:

@@ -74,18 +74,24 @@ async def make_good(warehouse_url: str, *, deployment_id: UUID, at_most: int) ->
         OSError, asyncpg.PostgresError, asyncpg.InterfaceError: see etl.claim.UNREACHABLE; the same.
     """
     made = []
-    async with connected(warehouse_url) as connection, get_client() as client:
-        for row in await connection.fetch(_OWED, at_most):
-            flow_run_id = await _make(
-                client,
-                deployment_id,
-                row["logical_date"],
-                key=f"catch-up:{row['id']}:{row['run_id']}",
-                degraded_run_id=row["run_id"],
-                due=None,
-            )
-            await connection.execute("UPDATE loads SET catch_up = $2 WHERE id = $1", row["id"], flow_run_id)
-            made.append(Made(flow_run_id=flow_run_id, logical_date=row["logical_date"], degraded_run_id=row["run_id"]))
+    async with connected(warehouse_url) as connection:
+        owed = await connection.fetch(_OWED, at_most)
+        if not owed:
+            return []
+        async with get_client() as client:
+            for row in owed:
+                flow_run_id = await _make(
+                    client,
+                    deployment_id,
+                    row["logical_date"],
+                    key=f"catch-up:{row['id']}:{row['run_id']}",
+                    degraded_run_id=row["run_id"],
+                    due=None,
+                )
+                await connection.execute("UPDATE loads SET catch_up = $2 WHERE id = $1", row["id"], flow_run_id)
+                made.append(
+                    Made(flow_run_id=flow_run_id, logical_date=row["logical_date"], degraded_run_id=row["run_id"])
+                )
     return made
 
 

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import httpx
 from prefect import Flow
@@ -26,6 +27,7 @@ from prefect.flows import load_flow_from_entrypoint
 from prefect.utilities.callables import parameter_schema
 from pydantic import ValidationError
 
+from etl import heartbeats
 from etl.errors import RegistrationRefused
 from etl.registration import Deployment, Registration, WorkPool
 
@@ -41,9 +43,18 @@ async def register(registration: Registration, *, client: PrefectClient) -> list
     done = [await _register_pool(registration.work_pool, client=client)]
     for queue in dict.fromkeys(deployment.work_queue for deployment in registration.deployments):
         done.append(await _register_queue(queue, registration.work_pool.name, client=client))
+    ids = []
     for deployment in registration.deployments:
         flow = flows[deployment.entrypoint]
-        done.append(await _register_deployment(deployment, flow, registration.work_pool.name, client=client))
+        deployment_id, line = await _register_deployment(deployment, flow, registration.work_pool.name, client=client)
+        ids.append(deployment_id)
+        done.append(line)
+    if ids:
+        done.append(
+            await heartbeats.watch(
+                registration.work_pool.name, ids, lost_seconds=registration.heartbeat_lost_seconds, client=client
+            )
+        )
     return done
 
 
@@ -85,7 +96,7 @@ async def _register_queue(queue: str, pool_name: str, *, client: PrefectClient) 
 
 async def _register_deployment(
     deployment: Deployment, flow: Flow[..., Any], pool_name: str, *, client: PrefectClient
-) -> str:
+) -> tuple[UUID, str]:
     name = f"{flow.name}/{deployment.name}"
     declared: dict[str, Any] = {
         "version": flow.version,
@@ -101,7 +112,7 @@ async def _register_deployment(
     try:
         present = await client.read_deployment_by_name(name)
     except ObjectNotFound:
-        await client.create_deployment(
+        created = await client.create_deployment(
             flow_id=await client.create_flow_from_name(flow.name),
             name=deployment.name,
             concurrency_limit=deployment.concurrency_limit,
@@ -111,13 +122,13 @@ async def _register_deployment(
             ],
             **declared,
         )
-        return f"deployment {name}: created"
+        return created, f"deployment {name}: created"
     schedules = [
         DeploymentScheduleUpdate(schedule=schedule.as_prefect(), slug=schedule.slug)
         for schedule in deployment.schedules
     ]
     await client.update_deployment(present.id, DeploymentUpdate(schedules=schedules, **declared))
-    return f"deployment {name}: updated{', still paused' if present.paused else ''}"
+    return present.id, f"deployment {name}: updated{', still paused' if present.paused else ''}"
 
 
 async def register_within(registration: Registration, *, wait_seconds: float) -> list[str]:

@@ -6,6 +6,8 @@ from prefect.client.schemas.schedules import CronSchedule
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
+from etl.heartbeats import LOST_SECONDS
+
 
 class _Declared(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
@@ -78,7 +80,11 @@ DAILY_JOB = Deployment(
 
 
 class Registration(_Declared):
-    """Everything a registration declares. Without a file: the daily job on a process work pool."""
+    """Everything a registration declares. Without a file: the daily job on a process work pool.
+
+    `heartbeat_lost_seconds`: how long after its last sign of life a run is called Crashed (see etl.heartbeats).
+    """
 
     work_pool: WorkPool = WorkPool()
     deployments: tuple[Deployment, ...] = (DAILY_JOB,)
+    heartbeat_lost_seconds: int = Field(default=LOST_SECONDS, ge=10)

@@ -115,6 +115,8 @@ def _prefect_environment(state: Path, prefect_url: str) -> Mapping[str, str]:
         "PREFECT_HOME": str(state / "prefect"),
         "PREFECT_API_URL": f"{prefect_url}/api",
         "PREFECT_WORKER_QUERY_SECONDS": "1",
+        # as etl.start sets it in a pod: the registration has runs ended whose heartbeat does not come
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
         # Prefect answers 500 while its database is away; without these codes its clients give up a run's last state.
         "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500,504",
         "DO_NOT_TRACK": "1",

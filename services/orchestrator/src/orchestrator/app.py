@@ -19,12 +19,15 @@ from orchestrator.api.metrics import Metrics
 from orchestrator.api.parts import Parts
 from orchestrator.api.requests import Requests
 from orchestrator.cancel import Canceller
+from orchestrator.diagnosis import Diagnosis
 from orchestrator.dispatch import Dispatcher
 from orchestrator.ledger.connection import open_ledger
 from orchestrator.ledger.feed import Feed
 from orchestrator.ledger.leadership import Leadership
 from orchestrator.prefect_api import PrefectApi
 from orchestrator.prefect_api.announcements import Announcements
+from orchestrator.reasons import Commands
+from orchestrator.recovery import Recovery
 from orchestrator.resilience import Guard, Limits
 from orchestrator.settings import Settings
 from orchestrator.sync import Sync
@@ -56,9 +59,11 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         url = settings.database_url.get_secret_value()
+        pipelines = {one.name: one for one in settings.pipelines}
         deployments = {one.name: one.deployment for one in settings.pipelines}
         metrics = Metrics()
         handed_over = asyncio.Event()
+        commands = Commands(namespace=settings.kubernetes_namespace, prefect_api=settings.prefect_api_url)
         db = open_ledger(url)
         try:
             async with (
@@ -73,32 +78,62 @@ def create_app(
                 guard = Guard("prefect", limits=limits or Limits(), listeners=[_BreakerLog()])
                 prefect = PrefectApi(client, guard, observe=metrics.prefect_call)
                 dispatcher = Dispatcher(db=db, prefect=prefect, deployments=deployments, handed_over=handed_over)
+                recovery = Recovery(
+                    db=db,
+                    prefect=prefect,
+                    kubernetes=cluster,
+                    pipelines=pipelines,
+                    leads=lambda: sync.leads,
+                    on_seen=metrics.seen,
+                    on_acted=metrics.acted,
+                )
                 sync = Sync(
                     db=db,
                     prefect=prefect,
                     leadership=Leadership(url),
+                    diagnosis=Diagnosis(
+                        db=db,
+                        prefect=prefect,
+                        kubernetes=cluster,
+                        commands=commands,
+                        query_seconds=settings.worker_query_seconds,
+                    ),
                     deployments=deployments,
                     poll_seconds=settings.poll_seconds,
                     handed_over=handed_over,
                     on_seen=metrics.seen,
                     on_failure=metrics.sync_failed,
+                    on_crash=recovery.wake,
+                    max_attempts={one.name: one.max_attempts for one in settings.pipelines},
                 )
                 feed = Feed(db=db, url=url)
-                app.state.kubernetes = cluster
                 canceller = Canceller(
-                    db=db, prefect=prefect, grace_seconds=settings.cancel_grace_seconds, on_seen=metrics.seen
+                    db=db,
+                    prefect=prefect,
+                    kubernetes=cluster,
+                    grace_seconds=settings.cancel_grace_seconds,
+                    deadline_seconds=settings.cancel_deadline_seconds,
+                    on_seen=metrics.seen,
+                    on_acted=metrics.acted,
                 )
                 app.state.parts = Parts(
                     db=db,
                     prefect=prefect,
-                    pipelines={one.name: one for one in settings.pipelines},
+                    pipelines=pipelines,
                     metrics=metrics,
                     feed=feed,
+                    commands=commands,
                     wake=dispatcher.wake,
                     wake_canceller=canceller.wake,
                     check_schema=_once_at_head(db),
                 )
-                works = {"dispatch": dispatcher.work, "sync": sync.work, "cancel": canceller.work, "events": feed.work}
+                works = {
+                    "dispatch": dispatcher.work,
+                    "sync": sync.work,
+                    "recovery": recovery.work,
+                    "cancel": canceller.work,
+                    "events": feed.work,
+                }
                 if transport is None:
                     works["announcements"] = Announcements(settings, heard=sync.wake).work
                 async with supervised(works):

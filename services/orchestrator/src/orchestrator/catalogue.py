@@ -56,7 +56,7 @@ _HOLDS = (
     Kind(
         id="PL004",
         title="Deployment paused",
-        meaning="Somebody paused the deployment: Prefect lets none of its runs go.",
+        meaning="Somebody paused the deployment: its schedule makes no runs. Runs started by hand go on.",
         fix="{prefect} api POST /deployments/{deployment_id}/resume_deployment",
     ),
     Kind(
@@ -148,9 +148,10 @@ _HOLDS = (
     ),
     Kind(
         id="PL018",
-        title="Not found in Prefect",
-        meaning="The run was handed over, and Prefect has no flow run of that id any more: somebody deleted it.",
-        fix="{prefect} flow-run inspect {flow_run}  # then start the day again",
+        title="Waits for its time",
+        meaning="The run is scheduled for later: a retry that waits, or somebody put it off.",
+        fix="{prefect} flow-run inspect {flow_run}",
+        goes_on=True,
     ),
     Kind(
         id="PL019",
@@ -190,6 +191,13 @@ _HOLDS = (
         meaning="The run's pod has a node and is being made there; nothing says that this fails.",
         fix=_WATCH_POD,
         goes_on=True,
+    ),
+    Kind(
+        id="PL025",
+        title="Hand-over fails",
+        meaning="Prefect serves others, and fails at taking this very run.",
+        fix="{kubectl} logs service/{server} --tail=50",
+        fix_here="curl --silent --show-error {prefect_api}/health",
     ),
     Kind(
         id="PL099",
@@ -265,7 +273,8 @@ _ENDS = (
     Kind(
         id="PL111",
         title="Deleted in Prefect",
-        meaning="Somebody deleted the flow run in Prefect before it ended.",
+        meaning="Prefect has no flow run of that id any more: somebody deleted it before it ended, or paused the"
+        " deployment, which deletes what its schedule had made.",
         fix="{prefect} flow-run inspect {flow_run}  # then start the day again",
     ),
     Kind(

@@ -43,6 +43,7 @@ class Commands:
         if self.namespace:
             begun["kubectl"] = f"kubectl --namespace {self.namespace}"
             server = (urlsplit(self.prefect_api).hostname or "prefect-server").split(".", maxsplit=1)[0]
+            begun["server"] = server
             begun["prefect"] = f"{begun['kubectl']} exec service/{server} -- prefect"
         return written.format_map(begun | quoted)
 

@@ -5,19 +5,22 @@ A row of its own, because the run's row may be locked by a dispatcher that waits
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, delete, select
+from sqlalchemy import Row, delete, func, or_, select
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from orchestrator.holds import Open
 from orchestrator.ledger.connection import transaction
 from orchestrator.ledger.events import Event, append
-from orchestrator.ledger.tables import reasons, runs, unfinished
+from orchestrator.ledger.tables import backfills, held, reasons, runs, unfinished
 from orchestrator.reasons import Reason
+from orchestrator.runs import State
 
+EXPLAINED_FOR = timedelta(hours=1)  # how long a cause is looked for; afterwards pods and logs are gone anyway
 FIRST_END = "PL101"  # ids sort: those below hold a run, the others ended one
 
 
@@ -59,11 +62,11 @@ async def hold(db: AsyncEngine, found: Mapping[UUID, Reason | None]) -> list[Not
             if before == after:
                 continue
             if after is None:
-                await forget(connection, [row.run_id])
+                await connection.execute(delete(reasons).where(reasons.c.run_id == row.run_id))
             else:
                 await _put(connection, row.run_id, after, over_an_end=before is not None and before.id >= FIRST_END)
             if before is None or after is None or before.id != after.id:
-                events.append(_event(row, after))
+                events.append(_event(row, after, kind="held"))
                 noted.append(
                     Noted(
                         run_id=row.run_id,
@@ -77,15 +80,68 @@ async def hold(db: AsyncEngine, found: Mapping[UUID, Reason | None]) -> list[Not
     return noted
 
 
-async def explain(connection: AsyncConnection, run_id: UUID, cause: Reason) -> None:
-    """Write down why a run ended, in the transaction that ends it."""
-    await _put(connection, run_id, cause, over_an_end=True)
+async def explain(db: AsyncEngine, run_id: UUID, cause: Reason) -> None:
+    """Write down why a run ended, in place of what held it before."""
+    async with transaction(db) as connection:
+        row = (await connection.execute(select(runs).where(runs.c.run_id == run_id))).one()
+        await _put(connection, run_id, cause, over_an_end=True)
+        await append(connection, [_event(row, cause, kind="explained")])
 
 
-async def forget(connection: AsyncConnection, run_ids: Collection[UUID]) -> None:
-    """Take back the reasons of these runs: nothing holds them, and they did not fail."""
-    if run_ids:
-        await connection.execute(delete(reasons).where(reasons.c.run_id.in_(run_ids)))
+async def unexplained(db: AsyncEngine, *, limit: int = 20) -> list[Row[Any]]:
+    """Runs that failed or crashed a short while ago, of which nobody knows yet why; the latest first.
+
+    A run that was ended because of what held it keeps that reason: its message says so.
+    """
+    query = (
+        select(runs, reasons.c.id.label("reason"))
+        .select_from(runs.outerjoin(reasons, reasons.c.run_id == runs.c.run_id))
+        .where(
+            runs.c.state.in_((State.FAILED, State.CRASHED)),
+            runs.c.ended_at > func.now() - EXPLAINED_FOR,
+            or_(reasons.c.id.is_(None), reasons.c.id < FIRST_END),
+            or_(reasons.c.id.is_(None), runs.c.message.is_(None), ~runs.c.message.contains(reasons.c.id)),
+        )
+        .order_by(runs.c.ended_at.desc())
+        .limit(limit)
+    )
+    async with transaction(db) as connection:
+        return list(await connection.execute(query))
+
+
+async def settle(db: AsyncEngine) -> None:
+    """Forget what held runs that came to a good end, or were cancelled."""
+    over = runs.c.state.in_((State.COMPLETED, State.CANCELLED))
+    query = delete(reasons).where(reasons.c.run_id == runs.c.run_id, reasons.c.id < FIRST_END, over)
+    async with transaction(db) as connection:
+        await connection.execute(query)
+
+
+async def open_runs(db: AsyncEngine) -> list[Open]:
+    """Every run that is not over, oldest first."""
+    query = (
+        select(runs, backfills.c.paused_at, held.label("held_back"))
+        .select_from(runs.outerjoin(backfills, backfills.c.id == runs.c.backfill_id))
+        .where(unfinished)
+        .order_by(runs.c.accepted_at)
+    )
+    async with transaction(db) as connection:
+        return [
+            Open(
+                run_id=row.run_id,
+                pipeline=row.pipeline,
+                flow_run_id=row.flow_run_id,
+                state=State(row.state),
+                accepted_at=row.accepted_at,
+                attempts=row.dispatch_attempts,
+                last_error=row.last_error,
+                steps_aside=row.steps_aside,
+                backfill_id=row.backfill_id,
+                backfill_paused=row.paused_at is not None,
+                held_back=row.held_back,
+            )
+            for row in await connection.execute(query)
+        ]
 
 
 async def _put(connection: AsyncConnection, run_id: UUID, reason: Reason, *, over_an_end: bool) -> None:
@@ -100,11 +156,11 @@ def _of(row: Row[Any]) -> Reason:
     return Reason(id=row.id, detail=row.detail, fix=row.fix, since=row.since)
 
 
-def _event(row: Row[Any], reason: Reason | None) -> Event:
+def _event(row: Row[Any], reason: Reason | None, *, kind: str) -> Event:
     return {
         "run_id": row.run_id,
         "pipeline": row.pipeline,
-        "kind": "held",
+        "kind": kind,
         "at": datetime.now(UTC),
         "state": row.state,
         "state_name": row.state_name,

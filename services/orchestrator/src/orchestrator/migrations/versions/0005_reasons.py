@@ -22,5 +22,5 @@ def upgrade() -> None:
     op.add_column("run_events", sa.Column("reason", sa.Text))
     op.drop_constraint("run_events_kind_known", "run_events")
     op.create_check_constraint(
-        "run_events_kind_known", "run_events", "kind IN ('submitted', 'changed', 'held', 'ended')"
+        "run_events_kind_known", "run_events", "kind IN ('submitted', 'changed', 'held', 'ended', 'explained')"
     )

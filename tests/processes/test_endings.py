@@ -1,0 +1,97 @@
+"""Pods that end when they should not: after their load was committed, and at any moment of a run."""
+
+import random
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import pytest
+
+from .gate import Gate
+from .pods import DAY, RUN_SECONDS, Platform, signal_pod
+
+SEED = 20260115
+
+
+@pytest.fixture
+def gate(prefect_server: str) -> Iterator[Gate]:
+    gate = Gate(prefect_server)
+    yield gate
+    gate.close()
+
+
+@pytest.mark.parametrize("ending", ["killed", "evicted"])
+def test_a_pod_that_ends_between_its_load_and_its_end_leaves_one_load(
+    platform: Platform, gate: Gate, ending: str
+) -> None:
+    """Prefect did not hear that the run was Completed, so it is executed again, with the source down by then.
+
+    Nothing is loaded a second time, and the run says so; but who retries it once it is Completed gets a load.
+    """
+    flow_run_id = platform.accept()
+    process = platform.execute(flow_run_id, PREFECT_API_URL=gate.url)
+    assert gate.held.wait(RUN_SECONDS), "the run does not come to its end"
+    [load] = platform.query("SELECT id, checksum FROM loads")
+    if ending == "killed":
+        signal_pod(process, signal.SIGKILL)
+        process.communicate()
+        platform.reschedule(flow_run_id)
+    else:
+        process.terminate()
+        _, stderr = process.communicate(timeout=RUN_SECONDS)
+        assert platform.run(flow_run_id)["state_name"] == "AwaitingRetry", stderr
+    platform.source.put("/faults", json={"kind": "status", "status": 503})
+
+    _, stderr = platform.execute(flow_run_id).communicate(timeout=RUN_SECONDS)
+    state = platform.run(flow_run_id)["state"]
+    assert state["name"] == "Completed", stderr
+    assert "already loaded by an earlier attempt" in state["message"]
+    assert "lready loaded by an earlier attempt" in platform.artifact(flow_run_id)
+    said = [line["by_earlier_attempt"] for line in platform.log_lines(flow_run_id) if line["step"] == "load"]
+    assert said[-1] is True
+    assert platform.query("SELECT id, checksum FROM loads") == [load]
+
+    if ending == "killed":
+        platform.source.delete("/faults")
+        platform.reschedule(flow_run_id)
+        _, stderr = platform.execute(flow_run_id).communicate(timeout=RUN_SECONDS)
+        assert platform.run(flow_run_id)["state_name"] == "Completed", stderr
+        assert platform.query("SELECT checksum FROM loads") == [load[1:], load[1:]]
+
+
+def test_sigterm_at_any_moment_gives_the_run_back(platform: Platform) -> None:
+    """Ten runs are evicted at moments drawn from a run's length: each ends Completed, with one rerun at most, and
+    has loaded its day once.
+    """
+    moments = random.Random(SEED)  # noqa: S311 - repeatable, not secret
+    platform.slow_source(1)
+
+    def evict(n: int) -> tuple[str, float, int, str]:
+        flow_run_id = platform.accept(DAY + timedelta(days=n))
+        platform.submit(flow_run_id)
+        moment = delays[n]
+        process = platform.execute(flow_run_id)
+        time.sleep(moment)
+        process.terminate()
+        _, stderr = process.communicate(timeout=RUN_SECONDS)
+        state = platform.run(flow_run_id)["state_name"]
+        # a process that Python itself has not begun cannot hand back: the run waits as it did, and is found so
+        expected = {0: {"Completed", "AwaitingRetry"}, -signal.SIGTERM: {"Pending"}}
+        assert state in expected[process.returncode], f"after {moment:.2f} s: {state}, {process.returncode}\n{stderr}"
+        if state != "Completed":
+            if state == "Pending":
+                platform.reschedule(flow_run_id)
+            _, stderr = platform.execute(flow_run_id).communicate(timeout=RUN_SECONDS)
+        assert platform.run(flow_run_id)["state_name"] == "Completed", f"after {moment:.2f} s: {stderr}"
+        return flow_run_id, moment, process.returncode, state
+
+    # most moments before Prefect listens, the rest up to the end
+    delays = [moments.uniform(0.0, 3.0) for _ in range(6)] + [moments.uniform(3.0, 15.0) for _ in range(4)]
+    with ThreadPoolExecutor(2) as pool:
+        seen = list(pool.map(evict, range(10)))
+    print(*seen, sep="\n")  # noqa: T201 - what happened when, for whoever reads a failure
+    loads = platform.query("SELECT flow_run_id::text, count(*) FROM loads GROUP BY 1")
+    assert sorted(loads) == sorted((flow_run_id, 1) for flow_run_id, *_ in seen)
+    assert "AwaitingRetry" in {state for *_, state in seen}
