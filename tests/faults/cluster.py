@@ -6,7 +6,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,6 +107,18 @@ class Hands:
     def apply(self, *objects: Mapping[str, Any]) -> None:
         for one in objects:
             self.kubectl("apply", "--filename", "-", stdin=json.dumps(one))
+
+    def change(self, name: str, edit: Callable[[dict[str, Any]], None]) -> None:
+        """Change an object, `kind/name`, in place.
+
+        In the release's own name: what somebody else had changed, the next `helm upgrade` would refuse to change.
+        """
+        changed = self.kubectl.get(name)
+        changed.pop("status", None)
+        changed["metadata"] = {key: changed["metadata"].get(key, {}) for key in ("name", "labels", "annotations")}
+        edit(changed)
+        command = ("apply", "--server-side", "--force-conflicts", "--field-manager=helm", "--filename", "-")
+        self.kubectl(*command, stdin=json.dumps(changed))
 
     def delete(self, *names: str) -> None:
         """Delete objects by `kind/name`; absent ones are as good as deleted."""

@@ -213,6 +213,6 @@ def _leader(stage: Stage) -> str | None:
 
 def _scale(stage: Stage, replicas: int) -> None:
     name = stage.side.object_name("orchestrator")
-    stage.side.kubectl("scale", f"deployment/{name}", f"--replicas={replicas}")
+    stage.side.hands.change(f"deployment/{name}", lambda one: one["spec"].update(replicas=replicas))
     stage.side.hands.roll(name)
     stage.side.forwards["api"].reopen()

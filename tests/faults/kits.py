@@ -3,7 +3,6 @@
 A kit stays while faults that need it follow one another; putting it in place rolls the parts that are to use it.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -170,9 +169,8 @@ class PrefectProxy(ProxyKit):
         self._lead_to(self._real())
 
     def _lead_to(self, labels: Mapping[str, str]) -> None:
-        patch = [{"op": "replace", "path": "/spec/selector", "value": dict(labels)}]
         name = self.side.object_name("prefect-server")
-        self.side.kubectl("patch", "service", name, "--type=json", "--patch", json.dumps(patch))
+        self.side.hands.change(f"service/{name}", lambda service: service["spec"].update(selector=dict(labels)))
         # What is connected already stays connected; new processes are not.
         self.side.hands.roll(*(self.side.object_name(part) for part in self.side.clients_of_prefect))
         self.side.forwards["api"].reopen()
@@ -217,14 +215,22 @@ class KubernetesProxy(ProxyKit):
         ]
 
     def switch_on(self) -> None:
-        self._worker(f"KUBERNETES_SERVICE_HOST={self.name}", f"KUBERNETES_SERVICE_PORT={self.port}")
+        self._tell_worker(
+            {"name": "KUBERNETES_SERVICE_HOST", "value": self.name},
+            {"name": "KUBERNETES_SERVICE_PORT", "value": str(self.port)},
+        )
 
     def switch_off(self) -> None:
-        self._worker("KUBERNETES_SERVICE_HOST-", "KUBERNETES_SERVICE_PORT-")
+        self._tell_worker()
 
-    def _worker(self, *variables: str) -> None:
+    def _tell_worker(self, *variables: dict[str, str]) -> None:
+        def edit(deployment: dict[str, Any]) -> None:
+            [container] = deployment["spec"]["template"]["spec"]["containers"]
+            kept = [one for one in container["env"] if not one["name"].startswith("KUBERNETES_SERVICE_")]
+            container["env"] = [*kept, *variables]
+
         name = self.side.object_name("worker")
-        self.side.kubectl("set", "env", f"deployment/{name}", *variables)
+        self.side.hands.change(f"deployment/{name}", edit)
         self.side.hands.ready(name)
 
     def _certificate(self) -> tuple[str, str]:

@@ -1,6 +1,5 @@
 """The network between two parts is cut by NetworkPolicy, and what was connected is cut off too."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -61,8 +60,7 @@ class Cut(Fault):
         return any(labels.get("app.kubernetes.io/component") == self.target for labels in selected)
 
     def _set_egress(self, stage: Stage, name: str, egress: list[dict[str, Any]]) -> None:
-        patch = [{"op": "replace", "path": "/spec/egress", "value": egress}]
-        stage.side.kubectl("patch", "networkpolicy", name, "--type=json", "--patch", json.dumps(patch))
+        stage.side.hands.change(f"networkpolicy/{name}", lambda policy: policy["spec"].update(egress=egress))
 
     def _everything_but(self, stage: Stage) -> dict[str, Any]:
         addresses = [f"{address}/32" for address in self._addresses(stage)]
