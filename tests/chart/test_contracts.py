@@ -2,6 +2,7 @@
 
 import copy
 import json
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from etl.settings import EtlSettings
 from orchestrator.settings import Pipeline, Settings
 from prefect.settings import Settings as PrefectSettings
 from prefect.settings.legacy import _get_settings_fields
+from prefect.settings.models.server.events import ServerEventsSettings
+from prefect.settings.models.server.services import ServerServicesDBVacuumSettings
 from prefect_kubernetes import KubernetesWorker
 from prefect_kubernetes.settings import KubernetesSettings
 
@@ -123,13 +126,15 @@ def test_the_values_name_every_setting_of_a_pipeline_with_its_default() -> None:
 
 
 def test_prefect_forgets_by_the_retention_that_is_set() -> None:
-    """Days in the values, seconds in Prefect's settings, flow runs vacuumed too."""
+    """Days in the values, as Prefect's own settings read them; flow runs vacuumed too."""
     objects = render(SOURCE | {"prefectServer": {"retention": {"flowRunDays": 30, "eventDays": 2}}})
     [container] = find(objects, "Deployment", "pipelines-prefect-server")["spec"]["template"]["spec"]["containers"]
     env = {one["name"]: one.get("value") for one in container["env"]}
     assert env["PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED"] == "events,flow_runs"
-    assert env["PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD"] == str(30 * 86400)
-    assert env["PREFECT_SERVER_EVENTS_RETENTION_PERIOD"] == str(2 * 86400)
+    vacuum = ServerServicesDBVacuumSettings(retention_period=env["PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD"])
+    assert vacuum.retention_period == timedelta(days=30)
+    events = ServerEventsSettings(retention_period=env["PREFECT_SERVER_EVENTS_RETENTION_PERIOD"])
+    assert events.retention_period == timedelta(days=2)
 
 
 def test_the_orchestrator_ends_cancelled_runs_before_prefect_does(objects: list[Manifest]) -> None:
