@@ -18,7 +18,7 @@ SELECT r.run_id::text AS run_id, r.idempotency_key, r.origin, r.state, r.state_n
   extract(epoch FROM r.dispatched_at) AS dispatched_at, extract(epoch FROM r.started_at) AS started_at,
   extract(epoch FROM r.ended_at) AS ended_at,
   (SELECT json_agg(json_build_array(e.id, e.state, extract(epoch FROM e.at)) ORDER BY e.id)
-     FROM run_events e WHERE e.run_id = r.run_id) AS events
+     FROM run_events e WHERE e.run_id = r.run_id AND e.kind IN ('submitted', 'changed', 'ended')) AS events
 FROM runs r WHERE r.accepted_at >= to_timestamp($1) ORDER BY r.accepted_at
 """
 _EFFECTS = """
