@@ -105,7 +105,7 @@ async def _moment(caller: Caller, stage: Stage, asking: "asyncio.Task[None]", *,
             met["loading"] = len(stage.loading)
         except AWAY:
             met = Counter()
-        if caller.sent >= total / 4 and (early or all(met[state] for state in WANTED)):
+        if caller.sent >= total / 4 and ((early and met.total()) or all(met[state] for state in WANTED)):
             return met
         if caller.sent >= total * 2 / 3 and met["Running"] and met["Pending"] and not asking.done():
             return met
