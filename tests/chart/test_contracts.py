@@ -8,7 +8,7 @@ import pytest
 import yaml
 from etl.registration import DAILY_JOB, Registration
 from etl.settings import EtlSettings
-from orchestrator.settings import Settings
+from orchestrator.settings import Pipeline, Settings
 from prefect.settings import Settings as PrefectSettings
 from prefect.settings.legacy import _get_settings_fields
 from prefect_kubernetes import KubernetesWorker
@@ -75,6 +75,69 @@ def test_the_orchestrator_offers_what_is_registered(objects: list[Manifest]) -> 
     [container] = find(objects, "Deployment", "pipelines-orchestrator")["spec"]["template"]["spec"]["containers"]
     [offered] = [v["value"] for v in container["env"] if v["name"] == "ORCHESTRATOR_PIPELINES"]
     assert json.loads(offered) == [{"name": "etl", "deployment": "daily_job/daily-0900"}]
+
+
+@pytest.mark.parametrize(
+    ("set_to", "passed"),
+    [
+        (
+            {"maxAttempts": 5, "startDeadlineSeconds": 600, "runDeadlineSeconds": 7200.5, "missedSchedules": "latest"},
+            {
+                "max_attempts": 5,
+                "start_deadline_seconds": 600,
+                "run_deadline_seconds": 7200.5,
+                "missed_schedules": "latest",
+            },
+        ),
+        (
+            {"startDeadlineSeconds": None, "missedAfterSeconds": 60},
+            {"start_deadline_seconds": None, "missed_after_seconds": 60},
+        ),
+    ],
+)
+def test_what_becomes_of_a_stopped_run_reaches_the_orchestrator(set_to: Manifest, passed: Manifest) -> None:
+    """Each value under its setting's name, null included, and what is not set is the service's own default."""
+    pipeline = VALUES["pipelines"][0] | set_to
+    objects = render(SOURCE | {"pipelines": [pipeline]})
+    [container] = find(objects, "Deployment", "pipelines-orchestrator")["spec"]["template"]["spec"]["containers"]
+    [offered] = [v["value"] for v in container["env"] if v["name"] == "ORCHESTRATOR_PIPELINES"]
+    [one] = json.loads(offered)
+    assert one == {"name": "etl", "deployment": "daily_job/daily-0900"} | passed
+    Pipeline.model_validate(one)
+
+
+def test_the_values_name_every_setting_of_a_pipeline_with_its_default() -> None:
+    """Who reads values.yaml reads what the service does."""
+    text = (CHART / "values.yaml").read_text()
+    for name, field in Pipeline.model_fields.items():
+        if name not in {"name", "deployment"}:
+            first, *rest = name.split("_")
+            default = (
+                "null"
+                if field.default is None
+                else f"{field.default:g}"
+                if isinstance(field.default, float)
+                else field.default
+            )
+            assert f"#   {first}{''.join(part.title() for part in rest)}: {default} " in text, name
+
+
+def test_prefect_forgets_by_the_retention_that_is_set() -> None:
+    """Days in the values, seconds in Prefect's settings, flow runs vacuumed too."""
+    objects = render(SOURCE | {"prefectServer": {"retention": {"flowRunDays": 30, "eventDays": 2}}})
+    [container] = find(objects, "Deployment", "pipelines-prefect-server")["spec"]["template"]["spec"]["containers"]
+    env = {one["name"]: one.get("value") for one in container["env"]}
+    assert env["PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED"] == "events,flow_runs"
+    assert env["PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD"] == str(30 * 86400)
+    assert env["PREFECT_SERVER_EVENTS_RETENTION_PERIOD"] == str(2 * 86400)
+
+
+def test_the_orchestrator_ends_cancelled_runs_before_prefect_does(objects: list[Manifest]) -> None:
+    """Prefect's own timeout is for what this service does not know."""
+    [container] = find(objects, "Deployment", "pipelines-prefect-server")["spec"]["template"]["spec"]["containers"]
+    name = "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_CANCELLING_TIMEOUT_SECONDS"
+    [timeout] = [one["value"] for one in container["env"] if one["name"] == name]
+    assert float(timeout) > Settings.model_fields["cancel_deadline_seconds"].default
 
 
 def test_the_job_template_keeps_prefects_variables(objects: list[Manifest]) -> None:

@@ -16,6 +16,18 @@ RESTRICTED_VOLUMES = {
     "secret",
 }
 
+RIGHTS = {
+    "pipelines-worker": {
+        *{("jobs", verb) for verb in ("create", "delete", "get", "list", "watch")},
+        *{("pods", verb) for verb in ("list", "watch")},
+        ("pods/log", "get"),
+    },
+    "pipelines-orchestrator": {
+        *{("jobs", verb) for verb in ("delete", "get", "list", "watch")},
+        *{(resource, verb) for resource in ("pods", "events") for verb in ("get", "list", "watch")},
+    },
+}
+
 
 def test_every_pod_is_restricted(objects: list[Manifest]) -> None:
     """The PodSecurity profile `restricted`, field by field, and a read-only root file system, flow pods included."""
@@ -46,25 +58,41 @@ def test_every_pod_is_sized_and_closed_to_service_links(objects: list[Manifest])
             assert "memory" in container["resources"]["limits"], (name, container["name"])
 
 
-def test_only_the_worker_has_a_token(objects: list[Manifest]) -> None:
-    """The worker makes Jobs; nobody else speaks to Kubernetes."""
+def test_two_containers_have_a_token(objects: list[Manifest]) -> None:
+    """The worker makes Jobs, the orchestrator says what holds them; its schema gate and migration have no token."""
     with_token = {name for name, pod in pods(objects).items() if pod["spec"]["automountServiceAccountToken"]}
     assert with_token == {"Deployment/pipelines-worker"}
+    mounted = set()
+    for name, pod in pods(objects).items():
+        tokens = {
+            volume["name"]
+            for volume in pod["spec"].get("volumes", [])
+            for source in volume.get("projected", {}).get("sources", [])
+            if "serviceAccountToken" in source
+        }
+        for container in containers(pod):
+            if tokens & {mount["name"] for mount in container.get("volumeMounts", [])}:
+                mounted.add((name, container["name"]))
+    assert mounted == {("Deployment/pipelines-orchestrator", "orchestrator")}
     accounts = [o for o in objects if o["kind"] == "ServiceAccount"]
     assert accounts
     assert all(account["automountServiceAccountToken"] is False for account in accounts)
 
 
 def test_rights_are_namespaced_and_few(objects: list[Manifest]) -> None:
-    """One Role, for Jobs, pods and their logs; nothing cluster-wide."""
+    """Two Roles: the worker's, and the orchestrator's, which can make nothing; nothing cluster-wide."""
     assert not [o for o in objects if o["kind"].startswith("ClusterRole")]
-    role = find(objects, "Role", "pipelines-worker")
-    rights = {(resource, verb) for rule in role["rules"] for resource in rule["resources"] for verb in rule["verbs"]}
-    assert rights == {
-        *{("jobs", verb) for verb in ("create", "delete", "get", "list", "watch")},
-        *{("pods", verb) for verb in ("list", "watch")},
-        ("pods/log", "get"),
-    }
+    assert {o["metadata"]["name"] for o in objects if o["kind"] == "Role"} == set(RIGHTS)
+    for name, rights in RIGHTS.items():
+        role = find(objects, "Role", name)
+        assert rights == {
+            (resource, verb) for rule in role["rules"] for resource in rule["resources"] for verb in rule["verbs"]
+        }
+        binding = find(objects, "RoleBinding", name)
+        assert binding["roleRef"]["name"] == name
+        assert [(one["kind"], one["name"], one["namespace"]) for one in binding["subjects"]] == [
+            ("ServiceAccount", name, "data")
+        ]
 
 
 def test_no_credential_stands_outside_a_secret(objects: list[Manifest]) -> None:
@@ -149,6 +177,19 @@ def test_the_network_policies_are_the_pictures_arrows() -> None:
         ("registration", "prefect-server", 4200),
         ("registration", "postgresql", 5432),
     }
+
+
+def test_two_parts_reach_the_kubernetes_api() -> None:
+    """It has no label to select, so by port: from the worker and the orchestrator, and from nothing else."""
+    objects = render(SCENARIOS["kind"])
+    reach = {
+        policy["spec"]["podSelector"]["matchLabels"].get("app.kubernetes.io/component")
+        for policy in objects
+        if policy["kind"] == "NetworkPolicy"
+        for rule in policy["spec"].get("egress", [])
+        if "to" not in rule and {"port": 6443} in rule["ports"]
+    }
+    assert reach == {"worker", "orchestrator"}
 
 
 def test_flow_pods_carry_the_labels_that_the_policies_select(objects: list[Manifest]) -> None:

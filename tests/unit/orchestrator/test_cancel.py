@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -16,6 +17,7 @@ from orchestrator.runs import State
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from .cluster import ClusterWire, saying, speaking_to
 from .conftest import Serve, eventually
 from .test_api import problem
 from .test_dispatch import NAMES, accept, dispatcher, know, prefect_on, rows
@@ -23,6 +25,11 @@ from .test_sync import Follow, events, follow, handed_over_run
 from .wire import PrefectWire, refused
 
 __all__ = ["follow"]  # a fixture of the sync's tests, used here by name
+
+STARTED = {
+    "phase": "Running",
+    "containerStatuses": [{"name": "prefect-job", "state": {"running": {"startedAt": "2026-03-01T08:00:00Z"}}}],
+}
 
 
 class Watched:
@@ -46,10 +53,21 @@ Cancelling = Callable[..., AbstractAsyncContextManager[Watched]]
 @pytest.fixture
 def cancelling(db: AsyncEngine) -> Cancelling:
     @asynccontextmanager
-    async def opened(wire: PrefectWire, grace: float = 0) -> AsyncIterator[Watched]:
-        async with prefect_on(wire) as prefect:
+    async def opened(
+        wire: PrefectWire, grace: float = 0, deadline: float = 60, cluster: ClusterWire | None = None
+    ) -> AsyncIterator[Watched]:
+        async with prefect_on(wire) as prefect, speaking_to(cluster) as kubernetes:
             seen: list[Seen] = []
-            yield Watched(Canceller(db=db, prefect=prefect, grace_seconds=grace, on_seen=seen.append), seen)
+            canceller = Canceller(
+                db=db,
+                prefect=prefect,
+                kubernetes=kubernetes,
+                grace_seconds=grace,
+                deadline_seconds=deadline,
+                on_seen=seen.append,
+                on_acted=lambda pipeline, action: None,
+            )
+            yield Watched(canceller, seen)
 
     return opened
 
@@ -121,24 +139,57 @@ async def test_a_scheduled_run_is_cancelled_by_prefect_at_once(db: AsyncEngine, 
     assert await settled(db) == [True]
 
 
+async def cancelled_for(wire: PrefectWire, db: AsyncEngine, flow_run_id: str, seconds: float) -> None:
+    """As if the wish lay so far back."""
+    at = datetime.now(UTC) - timedelta(seconds=seconds)
+    wire.flow_runs[flow_run_id]["state"]["timestamp"] = at.isoformat()
+    await due_now(db)
+
+
 @pytest.mark.parametrize("before", ["RUNNING", "PAUSED"])
 async def test_a_running_run_ends_itself(db: AsyncEngine, cancelling: Cancelling, follow: Follow, before: str) -> None:
-    """It is told and followed, however long it takes; nobody ends it over its head."""
+    """It is told and followed; within its time nobody ends it over its head."""
     wire = PrefectWire()
     run_id, flow_run_id = await handed_over_run(db, wire)
     wire.move(flow_run_id, before)
     async with cancelling(wire) as watched, follow(wire) as watching:
         await ask(db, run_id)
         await watched.carry_out()
+        await cancelled_for(wire, db, flow_run_id, 50)
+        assert await watched.carry_out() == 1
         assert wire.flow_runs[flow_run_id]["state"]["type"] == "CANCELLING"
         assert (await rows(db))[0].state == "Cancelling"
-        assert await settled(db) == [True]
         wire.move(flow_run_id, "CANCELLED")
         await watching.look()
+        await due_now(db)
+        assert await watched.carry_out() == 1
+        assert await settled(db) == [True]
     assert (await rows(db))[0].state == "Cancelled"
 
 
-@pytest.mark.parametrize("before", [["PENDING"], ["RUNNING", "SCHEDULED"], ["RUNNING", "SCHEDULED", "PENDING"]])
+async def test_a_running_run_that_does_not_obey_is_ended(db: AsyncEngine, cancelling: Cancelling) -> None:
+    """Its time is over: it is Cancelled, and then its Job is removed, so that the pod does not give the run back."""
+    wire, cluster = PrefectWire(), ClusterWire()
+    run_id, flow_run_id = await handed_over_run(db, wire)
+    wire.move(flow_run_id, "RUNNING")
+    cluster.add_job(flow_run_id, active=1)
+    cluster.add_pod(flow_run_id, **STARTED)
+    async with cancelling(wire, cluster=cluster) as watched:
+        await ask(db, run_id)
+        await watched.carry_out()
+        assert len(cluster.objects["jobs"]) == 1
+        await cancelled_for(wire, db, flow_run_id, 61)
+        assert await watched.carry_out() == 1
+    assert wire.flow_runs[flow_run_id]["state"]["type"] == "CANCELLED"
+    assert cluster.objects["jobs"] == []
+    assert (await rows(db))[0].message == "cancelled: its process did not end within 60 s"
+    assert await settled(db) == [True]
+
+
+NOT_STARTED = [["PENDING"], ["RUNNING", "SCHEDULED"], ["RUNNING", "SCHEDULED", "PENDING"]]
+
+
+@pytest.mark.parametrize("before", NOT_STARTED)
 async def test_a_run_without_a_process_is_ended_after_the_grace(
     db: AsyncEngine, cancelling: Cancelling, before: list[str]
 ) -> None:
@@ -148,17 +199,61 @@ async def test_a_run_without_a_process_is_ended_after_the_grace(
     wire.flow_runs[flow_run_id]["infrastructure_pid"] = "flows:a-job"
     for state in before:
         wire.move(flow_run_id, state)
-    async with cancelling(wire, grace=60) as watched:
+    async with cancelling(wire, grace=30) as watched:
         await ask(db, run_id)
         assert await watched.carry_out() == 1
         assert (await rows(db))[0].state == "Cancelling"
         assert await settled(db) == [False], "the grace is not over"
-        await due_now(db)
+        await cancelled_for(wire, db, flow_run_id, 31)
         assert await watched.carry_out() == 1
     assert [one.state for one in watched.seen] == ["Cancelling", "Cancelled"]
     (row,) = await rows(db)
-    assert "before it started" in row.message
+    assert "had not started" in row.message
     assert wire.flow_runs[flow_run_id]["state"]["type"] == "CANCELLED"
+    assert await settled(db) == [True]
+
+
+@pytest.mark.parametrize("before", NOT_STARTED)
+@pytest.mark.parametrize("has_a_pod", [True, False])
+async def test_a_run_whose_pod_has_not_started_is_ended_at_once(
+    db: AsyncEngine, cancelling: Cancelling, before: list[str], has_a_pod: bool
+) -> None:
+    """Kubernetes shows that nothing of it runs: it is Cancelled without a wait, and its Job is gone."""
+    wire, cluster = PrefectWire(), ClusterWire()
+    run_id, flow_run_id = await handed_over_run(db, wire)
+    wire.flow_runs[flow_run_id]["infrastructure_pid"] = "flows:a-job"
+    for state in before:
+        wire.move(flow_run_id, state)
+    if has_a_pod:
+        cluster.add_job(flow_run_id, active=1)
+        cluster.add_pod(flow_run_id)
+    async with cancelling(wire, grace=60, cluster=cluster) as watched:
+        await ask(db, run_id)
+        assert await watched.carry_out() == 1
+    assert (await rows(db))[0].state == "Cancelled"
+    assert cluster.objects["jobs"] == []
+    assert await settled(db) == [True]
+
+
+@pytest.mark.parametrize("shows", ["a process", "nothing"])
+async def test_what_kubernetes_does_not_show_to_be_dead_gets_the_grace(
+    db: AsyncEngine, cancelling: Cancelling, shows: str
+) -> None:
+    """The pod has just started, or Kubernetes cannot be asked."""
+    wire, cluster = PrefectWire(), ClusterWire()
+    run_id, flow_run_id = await handed_over_run(db, wire)
+    wire.move(flow_run_id, "PENDING")
+    cluster.add_job(flow_run_id, active=1)
+    cluster.add_pod(flow_run_id, **STARTED)
+    if shows == "nothing":
+        cluster.fault = saying(500, "etcd is away")
+    async with cancelling(wire, grace=60, cluster=cluster) as watched:
+        await ask(db, run_id)
+        assert await watched.carry_out() == 1
+        assert (await rows(db))[0].state == "Cancelling"
+        await cancelled_for(wire, db, flow_run_id, 61)
+        assert await watched.carry_out() == 1
+    assert (await rows(db))[0].state == "Cancelled"
     assert await settled(db) == [True]
 
 

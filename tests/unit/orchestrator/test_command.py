@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from orchestrator.__main__ import tend_schema
+from orchestrator.__main__ import main, tend_schema
 from orchestrator.settings import HINTS, PREFIX, DatabaseSettings, Settings, complaints
 from pydantic import ValidationError
 
@@ -105,6 +105,19 @@ def test_every_setting_has_a_hint_and_none_is_printed() -> None:
     assert SECRET not in repr(shown) + str(shown) + shown.model_dump_json()
     with pytest.raises(ValidationError):
         shown.port = 1  # type: ignore[misc]
+
+
+def test_a_namespace_without_a_service_account_is_a_wrong_setting(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Half a configuration ends the process at once, and says which half is missing."""
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    for variable, right in (COMPLETE | {f"{PREFIX}KUBERNETES_NAMESPACE": "flows"}).items():
+        monkeypatch.setenv(variable, right)
+    assert main(["serve"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "ORCHESTRATOR_KUBERNETES_NAMESPACE" in line
+    assert "automountServiceAccountToken" in line
 
 
 def test_settings_that_are_wrong_end_the_process_with_2() -> None:

@@ -116,6 +116,7 @@ async def test_an_event_arrives_as_it_is_recorded(database_url: str) -> None:
             "message": None,
             "logical_date": "2026-03-01",
             "duration_ms": None,
+            "reason": None,
         }
         assert int(event["id"]) > 0
 

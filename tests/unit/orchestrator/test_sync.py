@@ -10,12 +10,14 @@ from uuid import UUID, uuid4
 import asyncpg
 import httpx
 import pytest
+from orchestrator.diagnosis import Diagnosis
 from orchestrator.errors import EngineConfused, EngineUnavailable
 from orchestrator.ledger import handover
 from orchestrator.ledger.events import Seen
 from orchestrator.ledger.leadership import Leadership
 from orchestrator.ledger.tables import run_events, runs
 from orchestrator.prefect_api import PrefectApi
+from orchestrator.reasons import Commands
 from orchestrator.resilience import Guard, Limits
 from orchestrator.sync import Sync
 from sqlalchemy import select, update
@@ -41,24 +43,35 @@ class Watched:
         await self.sync.look()
 
 
-Follow = Callable[[PrefectWire], Any]
+Follow = Callable[..., Any]
 
 
 @pytest.fixture
 def follow(db: AsyncEngine, database_url: str) -> Follow:
     @asynccontextmanager
-    async def followed(wire: PrefectWire, deployments: dict[str, str] | None = None) -> AsyncIterator[Watched]:
+    async def followed(
+        wire: PrefectWire, deployments: dict[str, str] | None = None, **more: Any
+    ) -> AsyncIterator[Watched]:
         async with httpx.AsyncClient(base_url="http://prefect.test/api", transport=wire) as client:
             watched = Watched()
+            prefect = PrefectApi(client, Guard("prefect", limits=Limits(attempts=1, failures_to_open=10**6)))
             watched.sync = Sync(
                 db=db,
-                prefect=PrefectApi(client, Guard("prefect", limits=Limits(attempts=1, failures_to_open=10**6))),
+                prefect=prefect,
                 leadership=Leadership(database_url),
+                diagnosis=Diagnosis(
+                    db=db,
+                    prefect=prefect,
+                    kubernetes=None,
+                    commands=Commands(namespace=None, prefect_api="http://prefect.test/api"),
+                    query_seconds=1,
+                ),
                 deployments=deployments or NAMES,
                 poll_seconds=0.05,
                 handed_over=asyncio.Event(),
                 on_seen=watched.seen.append,
                 on_failure=watched.failed,
+                **more,
             )
             yield watched
 
@@ -68,7 +81,9 @@ def follow(db: AsyncEngine, database_url: str) -> Follow:
 async def events(db: AsyncEngine, run_id: UUID) -> list[tuple[str, str]]:
     async with db.begin() as connection:
         found = await connection.execute(
-            select(run_events.c.kind, run_events.c.state).where(run_events.c.run_id == run_id).order_by(run_events.c.id)
+            select(run_events.c.kind, run_events.c.state)
+            .where(run_events.c.run_id == run_id, run_events.c.kind.not_in(("held", "explained")))
+            .order_by(run_events.c.id)
         )
         return [(row.kind, row.state) for row in found]
 

@@ -55,11 +55,28 @@ class PrefectWire(httpx.MockTransport):
         self.flow_runs: dict[str, dict[str, Any]] = {}
         self.requests: list[httpx.Request] = []
         self.creations: list[dict[str, Any]] = []
+        self.pools: dict[str, dict[str, Any]] = {}
+        self.limits: list[dict[str, Any]] = []
+        self.heartbeats: list[tuple[str, datetime]] = []
+        self.logs: list[dict[str, Any]] = []
+        self.task_runs: list[dict[str, Any]] = []
 
     @property
     def keys(self) -> list[str]:
         """The idempotency keys of the flow runs, in the order of their creation."""
         return [one["idempotency_key"] for one in self.flow_runs.values()]
+
+    def add_pool(self, name: str = "pipelines", *, queues: tuple[str, ...] = ("default",), **more: Any) -> None:
+        """A work pool that a worker polls."""
+        now = datetime.now(UTC).isoformat()
+        self.pools[name] = {
+            "type": "kubernetes",
+            "is_paused": False,
+            "concurrency_limit": None,
+            "queues": {one: {"name": one, "is_paused": False, "last_polled": now} for one in queues},
+            "limits": {},
+            "workers": [{"name": "worker-1", "last_heartbeat_time": now}],
+        } | more
 
     def add(self, state: str, *, due: datetime | None = None, name: str | None = None, **more: Any) -> dict[str, Any]:
         """A flow run that somebody else made."""
@@ -72,6 +89,7 @@ class PrefectWire(httpx.MockTransport):
             "parameters": {},
             "expected_start_time": due.isoformat(),
             "created": due.isoformat(),
+            "next_scheduled_start_time": due.isoformat(),
             "auto_scheduled": False,
             "created_by": None,
             "start_time": None,
@@ -109,15 +127,77 @@ class PrefectWire(httpx.MockTransport):
         if path == "/flow_run_states/":
             run = self.flow_runs.get(query["flow_run_id"])
             return httpx.Response(200, json=run["timeline"] if run else [])
+        if path.startswith("/work_pools/"):
+            return self._pool(*path.split("/")[2:])
         run = self.flow_runs.get(path.removeprefix("/flow_runs/"))
         return httpx.Response(200, json=run) if run else None
+
+    def _pool(self, name: str, *rest: str) -> httpx.Response | None:
+        pool = self.pools.get(name)
+        if pool is None:
+            return None
+        going = [one for one in self.flow_runs.values() if one["state"]["type"] in {"PENDING", "RUNNING"}]
+        occupied = [one for one in going if one.get("work_pool_name") == name]
+        answer: Any = {
+            (): {"type": pool["type"], "is_paused": pool["is_paused"]},
+            ("queues", "filter"): list(pool["queues"].values()),
+            ("workers", "filter"): pool["workers"],
+            ("concurrency_status",): {
+                "active_slots": len(occupied),
+                "concurrency_limit": pool["concurrency_limit"],
+                "queues": [self._occupied(queue, pool, occupied) for queue in pool["queues"]],
+            },
+        }[rest]
+        return httpx.Response(200, json=answer)
+
+    @staticmethod
+    def _occupied(queue: str, pool: dict[str, Any], occupied: list[dict[str, Any]]) -> dict[str, Any]:
+        mine = [{"id": one["id"]} for one in occupied if one.get("work_queue_name") == queue]
+        return {
+            "queue_name": queue,
+            "active_slots": len(mine),
+            "concurrency_limit": pool["limits"].get(queue),
+            "flow_runs": mine,
+        }
+
+    def _heartbeats(self, wanted: dict[str, Any]) -> list[dict[str, Any]]:
+        assert wanted["event"] == {"name": ["prefect.flow-run.heartbeat"]}
+        since = datetime.fromisoformat(wanted["occurred"]["since"])
+        return [
+            {"occurred": at.isoformat(), "resource": {"prefect.resource.id": f"prefect.flow-run.{flow_run}"}}
+            for flow_run, at in sorted(self.heartbeats, key=lambda one: one[1], reverse=True)
+            if at >= since and f"prefect.flow-run.{flow_run}" in wanted["resource"]["id"]
+        ]
+
+    def _logs(self, body: dict[str, Any]) -> list[dict[str, Any]]:
+        wanted = body["logs"]["flow_run_id"]["any_"]
+        return [one for one in reversed(self.logs) if one["flow_run_id"] in wanted]
+
+    def _task_runs(self, body: dict[str, Any]) -> list[dict[str, Any]]:
+        flow_runs, wanted = body["flow_runs"]["id"]["any_"], body["task_runs"]
+        return [
+            one
+            for one in self.task_runs
+            if one["flow_run_id"] in flow_runs
+            and set(wanted["tags"]["all_"]) <= set(one["tags"])
+            and one["state_type"] in wanted["state"]["type"]["any_"]
+        ]
 
     def _post(self, path: str, body: dict[str, Any]) -> httpx.Response | None:
         if self.deployment and path == f"/deployments/{self.deployment['id']}/create_flow_run":
             return self._create(body)
         if path.endswith("/set_state"):
             return self._set_state(path.split("/")[2], body)
-        return httpx.Response(200, json=self._filter(body)) if path == "/flow_runs/filter" else None
+        if path.startswith("/work_pools/"):
+            return self._pool(*path.split("/")[2:])
+        lists: dict[str, Callable[[dict[str, Any]], Any]] = {
+            "/flow_runs/filter": self._filter,
+            "/task_runs/filter": self._task_runs,
+            "/v2/concurrency_limits/filter": lambda _: self.limits,
+            "/events/filter": lambda asked: {"events": self._heartbeats(asked["filter"])[:50]},
+            "/logs/filter": self._logs,
+        }
+        return httpx.Response(200, json=lists[path](body)) if path in lists else None
 
     def _create(self, body: dict[str, Any]) -> httpx.Response:
         self.creations.append(body)
@@ -130,25 +210,35 @@ class PrefectWire(httpx.MockTransport):
         return httpx.Response(201, json=made)
 
     def _set_state(self, run_id: str, body: dict[str, Any]) -> httpx.Response | None:
-        """Prefect's rules for Cancelling: 201 whatever it thinks of it."""
+        """Prefect's rules, as far as they are met here: 201 whatever it thinks of it."""
         run = self.flow_runs.get(run_id)
         if run is None:
             return None
         now, wanted = run["state"]["type"], body["state"]
-        status = "ACCEPT"
+        kind, status = wanted["type"], "ACCEPT"
+        transition = wanted.get("state_details", {}).get("transition_id")
         if body.get("force"):
-            self.move(run_id, wanted["type"], message=wanted.get("message"))
-        elif now in {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}:
-            status = "ABORT"
-        elif now == "CANCELLING":
+            self._moved(run, wanted)
+        elif transition is not None and transition == run.get("transition_id"):
             status = "REJECT"
-        elif now == "SCHEDULED" and not run.get("infrastructure_pid"):
+        elif now in {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"} and (
+            kind in {"CANCELLING", "CRASHED", "PAUSED"} or (kind == "SCHEDULED" and run["deployment_id"] is None)
+        ):
+            status = "ABORT"
+        elif now == "CANCELLING" and kind != "CANCELLED":
+            status = "REJECT"
+        elif kind == "CANCELLING" and now == "SCHEDULED" and not run.get("infrastructure_pid"):
             status = "REJECT"
             self.move(run_id, "CANCELLED")
         else:
-            self.move(run_id, wanted["type"])
+            self._moved(run, wanted)
         details = {"type": f"{status.lower()}_details"} | ({} if status == "ACCEPT" else {"reason": "as it is"})
         return httpx.Response(201, json={"state": run["state"], "status": status, "details": details})
+
+    def _moved(self, run: dict[str, Any], wanted: dict[str, Any]) -> None:
+        self.move(run["id"], wanted["type"], name=wanted.get("name"), message=wanted.get("message"))
+        run["transition_id"] = wanted.get("state_details", {}).get("transition_id")
+        run["next_scheduled_start_time"] = run["state"]["timestamp"] if wanted["type"] == "SCHEDULED" else None
 
     def _filter(self, body: dict[str, Any]) -> list[dict[str, Any]]:
         assert body["limit"] <= 200, "Prefect answers 422 to more"

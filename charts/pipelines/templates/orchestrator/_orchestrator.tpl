@@ -27,13 +27,22 @@ volumeMounts:
   value: {{ include "pipelines.offered" . | quote }}
 - name: ORCHESTRATOR_POLL_SECONDS
   value: {{ .Values.orchestrator.pollSeconds | quote }}
+- name: ORCHESTRATOR_WORKER_QUERY_SECONDS
+  value: {{ .Values.worker.querySeconds | quote }}
+- name: ORCHESTRATOR_KUBERNETES_NAMESPACE
+  value: {{ .Release.Namespace }}
 {{- end -}}
 
 {{/* The pipelines as the orchestrator offers them: JSON. */}}
 {{- define "pipelines.offered" -}}
 {{- $offered := list -}}
-{{- range .Values.pipelines -}}
-{{- $offered = append $offered (dict "name" .name "deployment" (printf "%s/%s" .flow .deployment)) -}}
+{{- $settings := dict "maxAttempts" "max_attempts" "startDeadlineSeconds" "start_deadline_seconds" "runDeadlineSeconds" "run_deadline_seconds" "missedSchedules" "missed_schedules" "missedAfterSeconds" "missed_after_seconds" -}}
+{{- range $pipeline := .Values.pipelines -}}
+{{- $one := dict "name" .name "deployment" (printf "%s/%s" .flow .deployment) -}}
+{{- range $value, $setting := $settings -}}
+{{- if hasKey $pipeline $value -}}{{- $_ := set $one $setting (index $pipeline $value) -}}{{- end -}}
+{{- end -}}
+{{- $offered = append $offered $one -}}
 {{- end -}}
 {{- $offered | toJson -}}
 {{- end -}}

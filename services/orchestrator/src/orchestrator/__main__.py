@@ -12,13 +12,14 @@ from typing import Any
 import structlog
 import uvicorn
 from fastapi import FastAPI
+from kubernetes.aio.client import Configuration
 from pydantic import ValidationError
 
-from orchestrator import migrations
+from orchestrator import kubernetes_api, migrations
 from orchestrator.app import create_app
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import KubernetesUnavailable, OrchestratorError
 from orchestrator.ledger.connection import open_ledger
-from orchestrator.settings import DatabaseSettings, Settings, complaints
+from orchestrator.settings import PREFIX, DatabaseSettings, Settings, complaints
 
 WRONG_SETTINGS = 2
 DRAIN_SECONDS = 20
@@ -45,9 +46,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for line in complaints(exc):
             print(line, file=sys.stderr)  # noqa: T201 -- for a person, before there is a log
         return WRONG_SETTINGS
+    kubernetes = None
+    if isinstance(settings, Settings) and settings.kubernetes_namespace:
+        try:
+            kubernetes = kubernetes_api.configuration()
+        except KubernetesUnavailable as exc:
+            print(f"{PREFIX}KUBERNETES_NAMESPACE is set, but {exc}", file=sys.stderr)  # noqa: T201 -- as above
+            return WRONG_SETTINGS
     log_as_json(settings.log_level)
     if isinstance(settings, Settings):
-        return serve(settings)
+        return serve(settings, kubernetes)
     return asyncio.run(tend_schema(settings, command=asked.command, seconds=asked.wait))
 
 
@@ -62,7 +70,7 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def serve(settings: Settings) -> int:
+def serve(settings: Settings, kubernetes: Configuration | None) -> int:
     """Answer the HTTP API until SIGTERM or SIGINT, then finish what is being answered."""
     # uvicorn raises the signal again once it has shut down in order: that is a success, not a death by signal
     for name in (signal.SIGTERM, signal.SIGINT):
@@ -78,7 +86,7 @@ def serve(settings: Settings) -> int:
     log.info("serving", host=settings.host, port=settings.port, pipelines=[one.name for one in settings.pipelines])
     server = Server(
         uvicorn.Config(
-            create_app(settings),
+            create_app(settings, kubernetes=kubernetes),
             log_config=None,
             access_log=False,
             server_header=False,

@@ -10,20 +10,24 @@ import httpx
 import pybreaker
 import structlog
 from fastapi import FastAPI
+from kubernetes.aio.client import Configuration
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from orchestrator import migrations, prefect_api
+from orchestrator import kubernetes_api, migrations, prefect_api
 from orchestrator.api import backfilling, events, problems, runs, service
 from orchestrator.api.metrics import Metrics
 from orchestrator.api.parts import Parts
 from orchestrator.api.requests import Requests
 from orchestrator.cancel import Canceller
+from orchestrator.diagnosis import Diagnosis
 from orchestrator.dispatch import Dispatcher
 from orchestrator.ledger.connection import open_ledger
 from orchestrator.ledger.feed import Feed
 from orchestrator.ledger.leadership import Leadership
 from orchestrator.prefect_api import PrefectApi
 from orchestrator.prefect_api.announcements import Announcements
+from orchestrator.reasons import Commands
+from orchestrator.recovery import Recovery
 from orchestrator.resilience import Guard, Limits
 from orchestrator.settings import Settings
 from orchestrator.sync import Sync
@@ -41,47 +45,95 @@ class _BreakerLog(pybreaker.CircuitBreakerListener):
 
 
 def create_app(
-    settings: Settings, *, transport: httpx.AsyncBaseTransport | None = None, limits: Limits | None = None
+    settings: Settings,
+    *,
+    kubernetes: Configuration | None = None,
+    transport: httpx.AsyncBaseTransport | None = None,
+    limits: Limits | None = None,
 ) -> FastAPI:
-    """The application. Nothing is opened before its lifespan begins. `transport` replaces the network to Prefect."""
+    """The application. Nothing is opened before its lifespan begins.
+
+    `kubernetes` is how the cluster of the flow runs is reached; `transport` replaces the network to Prefect.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         url = settings.database_url.get_secret_value()
+        pipelines = {one.name: one for one in settings.pipelines}
         deployments = {one.name: one.deployment for one in settings.pipelines}
         metrics = Metrics()
         handed_over = asyncio.Event()
+        commands = Commands(namespace=settings.kubernetes_namespace, prefect_api=settings.prefect_api_url)
         db = open_ledger(url)
         try:
-            async with prefect_api.client(settings, transport=transport) as client:
+            async with (
+                prefect_api.client(settings, transport=transport) as client,
+                kubernetes_api.opened(
+                    kubernetes,
+                    namespace=settings.kubernetes_namespace,
+                    guard=Guard("kubernetes", limits=limits or Limits(), listeners=[_BreakerLog()]),
+                    observe=metrics.kubernetes_call,
+                ) as cluster,
+            ):
                 guard = Guard("prefect", limits=limits or Limits(), listeners=[_BreakerLog()])
                 prefect = PrefectApi(client, guard, observe=metrics.prefect_call)
                 dispatcher = Dispatcher(db=db, prefect=prefect, deployments=deployments, handed_over=handed_over)
+                recovery = Recovery(
+                    db=db,
+                    prefect=prefect,
+                    kubernetes=cluster,
+                    pipelines=pipelines,
+                    leads=lambda: sync.leads,
+                    on_seen=metrics.seen,
+                    on_acted=metrics.acted,
+                )
                 sync = Sync(
                     db=db,
                     prefect=prefect,
                     leadership=Leadership(url),
+                    diagnosis=Diagnosis(
+                        db=db,
+                        prefect=prefect,
+                        kubernetes=cluster,
+                        commands=commands,
+                        query_seconds=settings.worker_query_seconds,
+                    ),
                     deployments=deployments,
                     poll_seconds=settings.poll_seconds,
                     handed_over=handed_over,
                     on_seen=metrics.seen,
                     on_failure=metrics.sync_failed,
+                    on_crash=recovery.wake,
+                    max_attempts={one.name: one.max_attempts for one in settings.pipelines},
                 )
                 feed = Feed(db=db, url=url)
                 canceller = Canceller(
-                    db=db, prefect=prefect, grace_seconds=settings.cancel_grace_seconds, on_seen=metrics.seen
+                    db=db,
+                    prefect=prefect,
+                    kubernetes=cluster,
+                    grace_seconds=settings.cancel_grace_seconds,
+                    deadline_seconds=settings.cancel_deadline_seconds,
+                    on_seen=metrics.seen,
+                    on_acted=metrics.acted,
                 )
                 app.state.parts = Parts(
                     db=db,
                     prefect=prefect,
-                    pipelines={one.name: one for one in settings.pipelines},
+                    pipelines=pipelines,
                     metrics=metrics,
                     feed=feed,
+                    commands=commands,
                     wake=dispatcher.wake,
                     wake_canceller=canceller.wake,
                     check_schema=_once_at_head(db),
                 )
-                works = {"dispatch": dispatcher.work, "sync": sync.work, "cancel": canceller.work, "events": feed.work}
+                works = {
+                    "dispatch": dispatcher.work,
+                    "sync": sync.work,
+                    "recovery": recovery.work,
+                    "cancel": canceller.work,
+                    "events": feed.work,
+                }
                 if transport is None:
                     works["announcements"] = Announcements(settings, heard=sync.wake).work
                 async with supervised(works):

@@ -2,19 +2,31 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
 from uuid import UUID
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from orchestrator.errors import EngineConfused, EngineRefused, EngineUnavailable, LedgerUnavailable
+from orchestrator.errors import (
+    EngineConfused,
+    EngineRefused,
+    EngineUnavailable,
+    KubernetesRefused,
+    KubernetesUnavailable,
+    LedgerUnavailable,
+)
+from orchestrator.kubernetes_api import KubernetesApi
 from orchestrator.ledger import cancellation, following
 from orchestrator.ledger.cancellation import Wish
 from orchestrator.ledger.connection import transaction
 from orchestrator.ledger.events import Seen
 from orchestrator.prefect_api import PrefectApi
+from orchestrator.removal import Removal
 from orchestrator.resilience import backoff
 from orchestrator.runs import FlowRun, State
+from orchestrator.workloads import Job
 
 IDLE_SECONDS = 1.0  # how soon a wish is found that nobody here was woken by
 HELD_SECONDS = 0.2  # how soon a run that a dispatcher holds is looked at again
@@ -28,12 +40,27 @@ class Canceller:
     """One replica's share of cancelling; any number may work on one ledger."""
 
     def __init__(
-        self, *, db: AsyncEngine, prefect: PrefectApi, grace_seconds: float, on_seen: Callable[[Seen], None]
+        self,
+        *,
+        db: AsyncEngine,
+        prefect: PrefectApi,
+        kubernetes: KubernetesApi | None,
+        grace_seconds: float,
+        deadline_seconds: float,
+        on_seen: Callable[[Seen], None],
+        on_acted: Callable[[str, str], None],
     ) -> None:
-        """A run that nothing had begun to execute is ended after `grace_seconds`. `on_seen` is told of every change."""
+        """How long a cancelled run has to end by itself is `deadline_seconds` where a process of its own executes it.
+
+        Where none does it is ended at once, as far as Kubernetes shows that, else after `grace_seconds`. `kubernetes`:
+        None where runs are not Jobs. `on_seen` is told of every change, `on_acted` of every Job that is removed.
+        """
         self._db = db
         self._prefect = prefect
+        self._kubernetes = kubernetes
+        self._removal = Removal(kubernetes, on_acted) if kubernetes is not None else None
         self._grace_seconds = grace_seconds
+        self._deadline_seconds = deadline_seconds
         self._on_seen = on_seen
         self._asked = asyncio.Event()
 
@@ -97,22 +124,46 @@ class Canceller:
         if flow_run is None or flow_run.state.ended:
             await wish.settled()
         elif flow_run.state is State.CANCELLING:
-            await wish.sent(look_in=self._grace_seconds)
+            await self._wait_or_end(wish, flow_run)
         else:
             await wish.postponed(f"Prefect did not cancel: {answer}", wait=backoff(wish.attempts))
 
     async def _finish(self, wish: Wish, flow_run_id: UUID) -> None:
-        """The grace is over: a process of the run's own may take its time, but without one nobody would end it soon."""
+        """Its time to end by itself may be over."""
         flow_run = await self._look(flow_run_id)
-        if flow_run is not None and flow_run.state is State.CANCELLING:
-            if await self._prefect.state_before_cancelling(flow_run_id) not in ALIVE:
-                reason = f"cancelled before it started; nothing answered within {self._grace_seconds:g} s"
-                await self._prefect.end_as_cancelled(flow_run_id, reason=reason)
-                await self._look(flow_run_id)
-        elif flow_run is not None and not flow_run.state.ended:
+        if flow_run is None or flow_run.state.ended:
+            await wish.settled()
+        elif flow_run.state is State.CANCELLING:
+            await self._wait_or_end(wish, flow_run)
+        else:
             await self._send(wish, flow_run_id)  # somebody put it back to work
+
+    async def _wait_or_end(self, wish: Wish, flow_run: FlowRun) -> None:
+        """A process of the run's own is given its time, but without one nobody would end the run soon."""
+        alive = await self._prefect.state_before_cancelling(flow_run.flow_run_id) in ALIVE
+        most = self._deadline_seconds if alive else self._grace_seconds
+        jobs, begun = await self._work(flow_run.flow_run_id)
+        left = most - (datetime.now(UTC) - flow_run.at).total_seconds()
+        if left > 0 and (alive or begun is not False):
+            await wish.sent(look_in=left)
             return
+        reason = f"its process did not end within {most:g} s" if alive else "it had not started"
+        await self._prefect.end_as_cancelled(flow_run.flow_run_id, reason=f"cancelled: {reason}")
+        await self._look(flow_run.flow_run_id)
+        if self._removal is not None:
+            with suppress(KubernetesUnavailable, KubernetesRefused):  # the recovery removes what is left
+                await self._removal.remove(wish, jobs)
         await wish.settled()
+
+    async def _work(self, flow_run_id: UUID) -> tuple[list[Job], bool | None]:
+        """The run's Jobs, and whether a process of it has begun; None where Kubernetes cannot say."""
+        if self._kubernetes is None:
+            return [], None
+        try:
+            jobs, pods = await self._kubernetes.jobs({flow_run_id}), await self._kubernetes.pods({flow_run_id})
+        except (KubernetesUnavailable, KubernetesRefused):
+            return [], None
+        return jobs, any(one.flow is not None and one.flow.started_at is not None for one in pods)
 
     async def _look(self, flow_run_id: UUID) -> FlowRun | None:
         """Where the run is, written down at once. One that Prefect no longer has is the sync's to record."""
@@ -123,13 +174,5 @@ class Canceller:
 
     def _tell(self, seen: list[Seen]) -> None:
         for change in seen:
-            log.info(
-                "run changed",
-                run_id=str(change.run_id),
-                pipeline=change.pipeline,
-                correlation_id=change.correlation_id,
-                state=str(change.state),
-                state_name=change.state_name,
-                message=change.message,
-            )
+            log.info("run changed", **change.told)
             self._on_seen(change)

@@ -14,6 +14,8 @@ OrchestratorError
   EngineUnavailable    Prefect cannot be reached, or says it cannot serve now
   EngineRefused        Prefect understood and said no, and will say no again
   EngineConfused       Prefect answered something this service does not know
+  KubernetesUnavailable  the cluster's API cannot be reached, or cannot serve now
+  KubernetesRefused    the cluster's API says no, and will say no again
   LedgerUnavailable    the database cannot be reached, or its tables are not there
   SchemaMismatch       the database's schema and this image do not belong together
 """
@@ -90,6 +92,18 @@ class EngineRefused(OrchestratorError):
 
 class EngineConfused(OrchestratorError):
     """Prefect answered in a shape or with a state this service does not know."""
+
+
+class KubernetesUnavailable(OrchestratorError):
+    """The cluster's API cannot be reached or cannot serve now; the same call may succeed later."""
+
+
+class KubernetesRefused(OrchestratorError):
+    """The cluster's API said no; the same call will not succeed later. `status` is its own."""
+
+    def __init__(self, detail: str, *, status: int) -> None:
+        super().__init__(detail)
+        self.status = status
 
 
 class LedgerUnavailable(OrchestratorError):

@@ -125,6 +125,9 @@ class FlowRun:
     expected_at: datetime
     started_at: datetime | None
     ended_at: datetime | None
+    next_at: datetime | None = None  # when a worker may take it, while it is Scheduled
+    pool: str | None = None
+    queue: str | None = None
 
     @property
     def correlation_id(self) -> str:

@@ -1,6 +1,7 @@
 """The environment: every `ORCHESTRATOR_` variable, what it may be, and what to say when it is wrong."""
 
 import json
+from enum import StrEnum
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -18,8 +19,19 @@ HINTS = {
     "port": "the port to listen on, 1 to 65535",
     "log_level": "one of debug, info, warning, error",
     "poll_seconds": "the seconds between two looks at Prefect, 0.1 to 60",
+    "kubernetes_namespace": "the namespace of the flow runs' Jobs (leave it out where there is no Kubernetes)",
+    "worker_query_seconds": "the seconds between two polls of a worker, above 0 and up to 60",
     "cancel_grace_seconds": "the seconds a cancelled run that never started is given to end by itself, 0 to 300",
+    "cancel_deadline_seconds": "the seconds a cancelled run's own process is given to end by itself, 0 to 3600",
 }
+
+
+class Missed(StrEnum):
+    """What becomes of the schedule's runs that nothing could start when they were due."""
+
+    RUN_ALL = "run_all"
+    LATEST = "latest"
+    SKIP = "skip"
 
 
 class Pipeline(BaseModel):
@@ -29,6 +41,16 @@ class Pipeline(BaseModel):
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
     deployment: Annotated[str, Field(pattern=r"^[^/\s][^/]*/[^/]*[^/\s]$")]
+    # how often a run whose process was lost is executed in all
+    max_attempts: Annotated[int, Field(ge=1, le=100)] = 3
+    # how long a run may wait for its start once it could be started; None: for ever
+    start_deadline_seconds: Annotated[float, Field(ge=1)] | None = 3600.0
+    # how long a run may be Running; None: for ever
+    run_deadline_seconds: Annotated[float, Field(ge=1)] | None = None
+    # what becomes of the schedule's runs that nothing could start when they were due
+    missed_schedules: Missed = Missed.RUN_ALL
+    # how late such a run is before it counts as missed
+    missed_after_seconds: Annotated[float, Field(ge=1)] = 600.0
 
     @property
     def flow(self) -> str:
@@ -70,7 +92,10 @@ class Settings(DatabaseSettings):
     host: str = "0.0.0.0"  # noqa: S104 -- in a pod, the network policy and the Service decide who gets here
     port: Annotated[int, Field(ge=1, le=65535)] = 8080
     poll_seconds: Annotated[float, Field(ge=0.1, le=60)] = 2.0
+    kubernetes_namespace: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")] | None = None
+    worker_query_seconds: Annotated[float, Field(gt=0, le=60)] = 10.0
     cancel_grace_seconds: Annotated[float, Field(ge=0, le=300)] = 10.0
+    cancel_deadline_seconds: Annotated[float, Field(ge=0, le=3600)] = 60.0
 
     @field_validator("prefect_api_url")
     @classmethod

@@ -5,18 +5,20 @@ of each pipeline.
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from orchestrator.errors import DeploymentMissing, EngineConfused, EngineRefused, OrchestratorError
-from orchestrator.ledger import cancellation, following, handover
+from orchestrator.diagnosis import Diagnosis
+from orchestrator.errors import DeploymentMissing, EngineConfused, EngineRefused, LedgerUnavailable, OrchestratorError
+from orchestrator.ledger import cancellation, following, handover, recovering
 from orchestrator.ledger.events import Seen
 from orchestrator.ledger.leadership import Leadership
 from orchestrator.prefect_api import PrefectApi
-from orchestrator.runs import Facts
+from orchestrator.runs import Facts, FlowRun, State
 
 FACTS_SECONDS = 15.0
 SWEEP_SECONDS = 300.0
@@ -36,28 +38,43 @@ class Sync:
         db: AsyncEngine,
         prefect: PrefectApi,
         leadership: Leadership,
+        diagnosis: Diagnosis,
         deployments: Mapping[str, str],
         poll_seconds: float,
         handed_over: asyncio.Event,
         on_seen: Callable[[Seen], None],
         on_failure: Callable[[], None],
+        on_crash: Callable[[], None] = lambda: None,
+        max_attempts: Mapping[str, int] = following.NONE_AGAIN,
     ) -> None:
-        """`handed_over` ends a wait early; `on_seen` is told of every recorded change, `on_failure` of failed looks."""
+        """`handed_over` ends a wait early; `on_seen` is told of every recorded change, `on_failure` of failed looks.
+
+        `max_attempts`: how often a run of each pipeline is executed in all; `on_crash`: one is due to be rerun.
+        """
         self._db = db
         self._prefect = prefect
         self._leadership = leadership
+        self._diagnosis = diagnosis
         self._deployments = deployments
         self._poll_seconds = poll_seconds
         self._handed_over = handed_over
         self._on_seen = on_seen
         self._on_failure = on_failure
+        self._on_crash = on_crash
+        self._max_attempts = max_attempts
         self._led = False
         self._trouble: str | None = None
+        self._undiagnosed: str | None = None
         self._facts_at = self._swept_at = self._looked_at = float("-inf")
         self._known: dict[UUID, tuple[str, Facts]] = {}
         self._next_start: datetime | None = None
         self._odd: dict[str, str] = {}
         self._hinted = False
+
+    @property
+    def leads(self) -> bool:
+        """Whether this replica was the leader when it last looked."""
+        return self._led
 
     def wake(self) -> None:
         """Something may have changed in Prefect: look now, idle or not."""
@@ -75,6 +92,8 @@ class Sync:
                         await self._settled()
                 except OrchestratorError as exc:
                     self._failed(exc)
+                    with suppress(LedgerUnavailable):
+                        await self._diagnosis.blind(exc, self._known)
                 try:
                     async with asyncio.timeout(self._poll_seconds):
                         await self._handed_over.wait()
@@ -94,10 +113,15 @@ class Sync:
             since = datetime.now(UTC) - (SWEEP_BACK if sweep else GLANCE_BACK)
             told = await self._prefect.due(self._known, since=since)
             told += await self._prefect.active(self._known)
+            if sweep:
+                told += await self._prefect.overdue(self._known)
         met = {one.flow_run_id: one for one in told}
         rest = [one for one in await following.to_follow(self._db) if one not in met]
         met |= {one.flow_run_id: one for one in await self._prefect.flow_runs(rest)}
-        seen = await following.record(self._db, list(met.values()), self._known)
+        seen = await following.record(self._db, list(met.values()), self._known, max_attempts=self._max_attempts)
+        crashed = [one.flow_run_id for one in met.values() if one.state is State.CRASHED]
+        if crashed and await recovering.any_going(self._db, crashed):
+            self._on_crash()
         for lost in set(rest) - set(met):
             # a page may have shifted while it was read: only Prefect's answer about this very run counts
             if await self._prefect.flow_run(lost) is None:
@@ -108,6 +132,19 @@ class Sync:
         self._looked_at = time.monotonic()
         if sweep:
             self._swept_at = self._looked_at
+        await self._diagnose(met)
+
+    async def _diagnose(self, met: Mapping[UUID, FlowRun]) -> None:
+        """What is said of why runs are where they are must not keep where they are from being known."""
+        try:
+            await self._diagnosis.look(met, self._known)
+        except (EngineConfused, EngineRefused) as exc:
+            self._on_failure()
+            if self._undiagnosed != str(exc):
+                log.warning("what holds runs cannot be found out", reason=str(exc))
+            self._undiagnosed = str(exc)
+        else:
+            self._undiagnosed = None
 
     async def _is_worth_it(self) -> bool:
         """Whether to look now: always while a run is not over, whoever accepted it; when idle, only now and then."""
@@ -160,15 +197,7 @@ class Sync:
         self._odd[pipeline] = str(error)
 
     def _tell(self, change: Seen) -> None:
-        log.info(
-            "run adopted" if change.before is None else "run changed",
-            run_id=str(change.run_id),
-            pipeline=change.pipeline,
-            correlation_id=change.correlation_id,
-            state=str(change.state),
-            state_name=change.state_name,
-            message=change.message,
-        )
+        log.info("run adopted" if change.before is None else "run changed", **change.told)
         self._on_seen(change)
 
     def _failed(self, error: OrchestratorError) -> None:

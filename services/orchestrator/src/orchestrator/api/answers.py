@@ -8,7 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Row
 
 from orchestrator.ledger.reading import Remembered
+from orchestrator.reasons import Reason
 from orchestrator.runs import Origin, Schedule, State, duration_ms
+from orchestrator.settings import Pipeline
 
 RUN_ID = "0b5f0ac8-9a0e-4b8e-9a3b-6f0f6f1f6a11"
 
@@ -57,6 +59,28 @@ class Handover(BaseModel):
     next_attempt_at: datetime | None
 
 
+class ReasonAnswer(BaseModel):
+    """Why a run does not go on, or ended: `PL001` and on hold it, `PL101` and on ended it."""
+
+    id: str = Field(description="Stable: the same id always means the same")
+    title: str
+    detail: str = Field(description="The evidence, with names and numbers")
+    fix: str = Field(description="A command that works when pasted")
+    since: datetime
+
+    @classmethod
+    def of(cls, reason: Reason) -> "ReasonAnswer":
+        """The answer about one reason."""
+        return cls(id=reason.id, title=reason.title, detail=reason.detail, fix=reason.fix, since=reason.since)
+
+    @classmethod
+    def of_row(cls, row: Row[Any]) -> "ReasonAnswer | None":
+        """The reason in a row of the ledger's runs; None where it has none."""
+        if row.reason_id is None:
+            return None
+        return cls.of(Reason(id=row.reason_id, detail=row.reason_detail, fix=row.reason_fix, since=row.reason_since))
+
+
 class RunStatus(BaseModel):
     """All that is known of one run."""
 
@@ -79,9 +103,18 @@ class RunStatus(BaseModel):
                     "started_at": "2026-03-02T08:00:06.500Z",
                     "ended_at": "2026-03-02T08:00:41.730Z",
                     "duration_ms": 35230,
+                    "attempt": 1,
+                    "max_attempts": 3,
                     "backfill_id": None,
                     "cancel_requested_at": None,
                     "dispatch": {"attempts": 1, "last_error": None, "next_attempt_at": None},
+                    "reason": {
+                        "id": "PL101",
+                        "title": "Source unavailable",
+                        "detail": "Flow run encountered an exception: SourceUnavailable: 503 Service Unavailable",
+                        "fix": "prefect flow-run logs 6a1cf4d1-0e73-4a7e-9d0c-5b9d7a0e9b52",
+                        "since": "2026-03-02T08:00:41.730Z",
+                    },
                 }
             ]
         }
@@ -102,15 +135,21 @@ class RunStatus(BaseModel):
     started_at: datetime | None
     ended_at: datetime | None
     duration_ms: int | None
+    attempt: int = Field(description="Which execution of the run this is; one more after each crash")
+    max_attempts: int = Field(description="How many the pipeline allows")
     backfill_id: UUID | None = Field(description="The backfill that made it")
     cancel_requested_at: datetime | None = Field(description="When somebody asked to cancel it")
     dispatch: Handover
+    reason: ReasonAnswer | None = Field(description="What holds it, or why it failed; null for a run that is all right")
 
     @classmethod
-    def of(cls, row: Row[Any]) -> "RunStatus":
-        """The answer about one row of the ledger's runs."""
+    def of(cls, row: Row[Any], pipeline: Pipeline) -> "RunStatus":
+        """The answer about one row of the ledger's runs, a run of `pipeline`."""
+        told_otherwise = {"duration_ms", "dispatch", "max_attempts", "reason"}
         return cls(
-            **{name: getattr(row, name) for name in cls.model_fields if name not in {"duration_ms", "dispatch"}},
+            **{name: getattr(row, name) for name in cls.model_fields if name not in told_otherwise},
+            max_attempts=pipeline.max_attempts,
+            reason=ReasonAnswer.of_row(row),
             duration_ms=duration_ms(row.started_at, row.ended_at),
             dispatch=Handover(
                 attempts=row.dispatch_attempts, last_error=row.last_error, next_attempt_at=row.next_attempt_at
@@ -122,13 +161,14 @@ class Change(BaseModel):
     """One recorded change of a run: the `data` of a server-sent event."""
 
     run_id: UUID
-    kind: Literal["submitted", "changed", "ended"]
+    kind: Literal["submitted", "changed", "held", "ended", "explained"]
     state: State
     state_name: str
     message: str | None
     logical_date: date
     at: datetime
     duration_ms: int | None
+    reason: str | None = Field(description="Of held and explained: the id of what holds the run, or of why it ended")
     correlation_id: str
 
 
@@ -172,6 +212,13 @@ class LastRun(BaseModel):
     ended_at: datetime | None
 
 
+class HeldRuns(BaseModel):
+    """A reason that holds runs of a pipeline, or its schedule, and how many."""
+
+    runs: int = Field(description="0 for a reason that holds the schedule alone")
+    reason: ReasonAnswer
+
+
 class PipelineAnswer(BaseModel):
     """One pipeline at a glance, as Prefect last told (`seen_at`)."""
 
@@ -201,6 +248,7 @@ class PipelineAnswer(BaseModel):
                         "logical_date": "2026-03-01",
                         "ended_at": "2026-03-02T08:00:41.730Z",
                     },
+                    "held": [],
                     "breaker": "closed",
                     "seen_at": "2026-03-02T08:10:00Z",
                 }
@@ -215,12 +263,21 @@ class PipelineAnswer(BaseModel):
     schedules: list[ScheduleAnswer]
     next_run: datetime | None = Field(description="Prefect's next scheduled run, in the schedule's timezone")
     last_run: LastRun | None
+    held: list[HeldRuns] = Field(description="What keeps its runs, or its schedule, from going on")
     breaker: str = Field(description="The circuit to Prefect: closed, open or half-open")
     seen_at: datetime | None = Field(description="When Prefect last told of the deployment")
 
     @classmethod
     def of(
-        cls, name: str, deployment: str, *, known: Remembered | None, last: Row[Any] | None, breaker: str, now: datetime
+        cls,
+        name: str,
+        deployment: str,
+        *,
+        known: Remembered | None,
+        last: Row[Any] | None,
+        held: list[HeldRuns],
+        breaker: str,
+        now: datetime,
     ) -> "PipelineAnswer":
         """The answer about one configured pipeline, known or not."""
         facts = known.facts if known else None
@@ -233,6 +290,7 @@ class PipelineAnswer(BaseModel):
             schedules=[ScheduleAnswer.of(one) for one in facts.schedules] if facts else [],
             next_run=upcoming[0].astimezone(facts.timezone) if facts and upcoming else None,
             last_run=LastRun(**{field: getattr(last, field) for field in LastRun.model_fields}) if last else None,
+            held=held,
             breaker=breaker,
             seen_at=known.seen_at if known else None,
         )

@@ -28,7 +28,8 @@ log = structlog.get_logger(__name__)
 EXAMPLE = (
     'id: 17\nevent: state\ndata: {"run_id": "0b5f0ac8-9a0e-4b8e-9a3b-6f0f6f1f6a11", "kind": "changed", '
     '"state": "Running", "state_name": "Running", "message": null, "logical_date": "2026-03-01", '
-    '"at": "2026-03-02T08:00:06.500Z", "duration_ms": null, "correlation_id": "4bf92f3577b34da6a3ce929d0e0e4736"}\n\n'
+    '"at": "2026-03-02T08:00:06.500Z", "duration_ms": null, "reason": null, '
+    '"correlation_id": "4bf92f3577b34da6a3ce929d0e0e4736"}\n\n'
 )
 STREAM = {"text/event-stream": {"schema": {"type": "string"}, "example": EXAMPLE}}
 

@@ -43,7 +43,21 @@ class Metrics:
             buckets=CALL_BUCKETS,
             registry=registry,
         )
+        self._cluster_calls = Histogram(
+            "orchestrator_kubernetes_call_seconds",
+            "Calls to Kubernetes, waits and retries included.",
+            ["operation", "outcome"],
+            buckets=CALL_BUCKETS,
+            registry=registry,
+        )
         self._sync_failures = Counter("orchestrator_sync_failures", "Looks at Prefect that failed.", registry=registry)
+        self._actions = Counter(
+            "orchestrator_recovery_actions",
+            "What was done about runs that stopped on their way: rerun, put_back, crash, give_up (start deadline), "
+            "time_out (run deadline), skip (missed schedule), remove_job.",
+            ["pipeline", "action"],
+            registry=registry,
+        )
         self._unfinished = Gauge(
             "orchestrator_runs_unfinished", "Runs that are not over.", ["pipeline", "state"], registry=registry
         )
@@ -53,6 +67,18 @@ class Metrics:
         self._waiting = Gauge(
             "orchestrator_dispatch_backlog",
             "Runs accepted but not yet handed to Prefect.",
+            ["pipeline"],
+            registry=registry,
+        )
+        self._held = Gauge(
+            "orchestrator_runs_held",
+            "Runs that are not over and do not go on, by the reason's id.",
+            ["pipeline", "reason"],
+            registry=registry,
+        )
+        self._succeeded = Gauge(
+            "orchestrator_last_success_timestamp_seconds",
+            "When the latest Completed run ended.",
             ["pipeline"],
             registry=registry,
         )
@@ -84,20 +110,29 @@ class Metrics:
         """A call to Prefect ended."""
         self._calls.labels(operation, outcome).observe(seconds)
 
+    def kubernetes_call(self, operation: str, outcome: str, seconds: float) -> None:
+        """A call to Kubernetes ended."""
+        self._cluster_calls.labels(operation, outcome).observe(seconds)
+
     def sync_failed(self) -> None:
         """A look at Prefect failed."""
         self._sync_failures.inc()
+
+    def acted(self, pipeline: str, action: str) -> None:
+        """Something was done about a run that stopped on its way."""
+        self._actions.labels(pipeline, action).inc()
 
     async def text(self, db: AsyncEngine, *, pipelines: list[str], breaker: str) -> bytes:
         """Everything in Prometheus' text format; without the ledger's gauges while the ledger is away."""
         try:
             counted = await reading.backlog(db)
+            holds, successes = await reading.holds(db), await reading.last_successes(db, pipelines)
         except LedgerUnavailable:
-            counted = None
+            counted, holds, successes = None, [], {}
         # nothing is awaited from here on: two scrapes at once do not see each other's half-filled gauges
         for state in BREAKER_STATES:
             self._breaker.labels(state).set(state == breaker)
-        for gauge in (self._unfinished, self._oldest, self._waiting):
+        for gauge in (self._unfinished, self._oldest, self._waiting, self._held, self._succeeded):
             gauge.clear()
         self._database.set(counted is not None)
         if counted is not None:
@@ -107,4 +142,8 @@ class Metrics:
                 self._oldest.labels(name).set(oldest.get(name, 0))
             for (name, state), count in unfinished.items():
                 self._unfinished.labels(name, state).set(count)
+        for row in holds:
+            self._held.labels(row.pipeline, row.id).set(row.held)
+        for name, moment in successes.items():
+            self._succeeded.labels(name).set(moment.timestamp())
         return generate_latest(self._registry)

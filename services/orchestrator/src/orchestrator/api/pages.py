@@ -12,6 +12,7 @@ from uuid import UUID
 
 from sqlalchemy import Row
 
+from orchestrator.catalogue import CATALOGUE
 from orchestrator.errors import InvalidRequest
 from orchestrator.runs import State
 
@@ -93,6 +94,11 @@ def _notes(report: Row[Any]) -> str:
     notes = f"run_id={report.run_id} logical_date={report.logical_date} origin={report.origin}"
     if report.state_name != report.state:
         notes += f" state_name={report.state_name}"
+    if report.reason_id is not None and (report.kind == "ended" or report.run_ended_at is None):
+        known = CATALOGUE.get(report.reason_id)
+        title = f" {known.title}" if known else ""
+        word = "cause" if report.kind == "ended" else "held"
+        notes += f" {word}={report.reason_id}{title}"
     if report.state != State.COMPLETED and report.message:
         notes += f" reason={report.message}"
     return notes

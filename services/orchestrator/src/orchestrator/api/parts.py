@@ -12,6 +12,7 @@ from orchestrator.errors import DeploymentMissing, UnknownPipeline
 from orchestrator.ledger import following, reading
 from orchestrator.ledger.feed import Feed
 from orchestrator.prefect_api import PrefectApi
+from orchestrator.reasons import Commands
 from orchestrator.runs import Facts
 from orchestrator.settings import Pipeline
 
@@ -28,6 +29,7 @@ class Parts:
     pipelines: dict[str, Pipeline]
     metrics: Metrics
     feed: Feed
+    commands: Commands
     wake: Callable[[], None]
     wake_canceller: Callable[[], None]
     check_schema: Callable[[], Awaitable[None]]

@@ -29,6 +29,8 @@ STATUS: dict[type[errors.OrchestratorError], HTTPStatus] = {
     errors.EngineUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.EngineRefused: HTTPStatus.BAD_GATEWAY,
     errors.EngineConfused: HTTPStatus.BAD_GATEWAY,
+    errors.KubernetesUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.KubernetesRefused: HTTPStatus.BAD_GATEWAY,
     errors.LedgerUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.SchemaMismatch: HTTPStatus.SERVICE_UNAVAILABLE,
 }
@@ -47,6 +49,8 @@ TITLE: dict[type[errors.OrchestratorError], str] = {
     errors.EngineUnavailable: "Prefect cannot be reached",
     errors.EngineRefused: "Prefect refused",
     errors.EngineConfused: "Prefect answered something unknown",
+    errors.KubernetesUnavailable: "Kubernetes cannot be reached",
+    errors.KubernetesRefused: "Kubernetes refused",
     errors.LedgerUnavailable: "The database cannot be reached",
     errors.SchemaMismatch: "The database's schema does not fit",
 }

@@ -126,7 +126,7 @@ async def status(run_id: UUID, pipeline: OfPipeline, parts: WithParts) -> RunSta
     row = await reading.run(parts.db, pipeline.name, run_id)
     if row is None:
         raise _unknown(pipeline, run_id)
-    return RunStatus.of(row)
+    return RunStatus.of(row, pipeline)
 
 
 @router.get(
@@ -146,7 +146,7 @@ async def recent(
     shown = rows[: listing.limit]
     more = len(rows) > len(shown)
     return RunPage(
-        runs=[RunStatus.of(row) for row in shown],
+        runs=[RunStatus.of(row, pipeline) for row in shown],
         next_cursor=pages.cursor(shown[-1].accepted_at.isoformat(), shown[-1].run_id) if more else None,
     )
 

@@ -4,15 +4,27 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
+from sqlalchemy import Row
 
 from orchestrator.api import problems
-from orchestrator.api.answers import Alive, Dependency, PipelineAnswer, Pipelines, Readiness
+from orchestrator.api.answers import (
+    Alive,
+    Dependency,
+    HeldRuns,
+    PipelineAnswer,
+    Pipelines,
+    Readiness,
+    ReasonAnswer,
+)
 from orchestrator.api.parts import WithParts
 from orchestrator.errors import OrchestratorError
 from orchestrator.ledger import reading
+from orchestrator.ledger.reading import Remembered
+from orchestrator.reasons import Commands, Reason
 
 router = APIRouter(tags=["service"])
 
@@ -24,6 +36,7 @@ async def pipelines(parts: WithParts) -> Pipelines:
     """Every pipeline with its schedule, next run and last run; from the ledger, so also while Prefect is away."""
     known = await reading.remembered(parts.db)
     last = await reading.last_runs(parts.db, list(parts.pipelines))
+    holds = await reading.holds(parts.db)
     now = datetime.now(UTC)
     answers = []
     for name, configured in parts.pipelines.items():
@@ -36,11 +49,29 @@ async def pipelines(parts: WithParts) -> Pipelines:
                 configured.deployment,
                 known=told,
                 last=last.get(name),
+                held=_held(name, holds, told, parts.commands),
                 breaker=parts.prefect.breaker,
                 now=now,
             )
         )
     return Pipelines(pipelines=answers)
+
+
+def _held(name: str, holds: list[Row[Any]], told: Remembered | None, commands: Commands) -> list[HeldRuns]:
+    found = []
+    if told is not None and told.facts.paused and told.missing_since is None:
+        paused = commands.reason(
+            "PL004",
+            f"deployment {told.facts.deployment} is paused: its schedule makes no runs",
+            since=told.seen_at,
+            deployment_id=told.facts.deployment_id,
+        )
+        found.append(HeldRuns(runs=0, reason=ReasonAnswer.of(paused)))
+    for row in holds:
+        if row.pipeline == name:
+            reason = Reason(id=row.id, detail=row.detail, fix=row.fix, since=row.since)
+            found.append(HeldRuns(runs=row.held, reason=ReasonAnswer.of(reason)))
+    return found
 
 
 @router.get("/healthz")

@@ -31,6 +31,18 @@ class Seen:
     ended_at: datetime | None
     first_start: bool
 
+    @property
+    def told(self) -> dict[str, Any]:
+        """The change as a line of the log has it."""
+        return {
+            "run_id": str(self.run_id),
+            "pipeline": self.pipeline,
+            "correlation_id": self.correlation_id,
+            "state": str(self.state),
+            "state_name": self.state_name,
+            "message": self.message,
+        }
+
 
 def submission(run_id: UUID, pipeline: str, at: datetime) -> Event:
     """The first event of a run."""
@@ -49,4 +61,4 @@ def submission(run_id: UUID, pipeline: str, at: datetime) -> Event:
 async def append(connection: AsyncConnection, events: Sequence[Event]) -> None:
     """Write events down, in this order: the last thing a transaction does, after every lock on a run."""
     if events:
-        await connection.execute(insert(run_events), list(events))
+        await connection.execute(insert(run_events), [{"reason": None} | one for one in events])

@@ -166,6 +166,7 @@ def _changes() -> Select[Any]:
             event.state_name,
             event.message,
             event.duration_ms,
+            event.reason,
             runs.c.logical_date,
             runs.c.correlation_id,
         )

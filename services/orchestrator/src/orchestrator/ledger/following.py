@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
@@ -12,11 +13,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from orchestrator.ledger.connection import transaction
 from orchestrator.ledger.events import Event, Seen, append, submission
-from orchestrator.ledger.handover import link
+from orchestrator.ledger.handover import link, unwanted
 from orchestrator.ledger.tables import pipelines, runs, unfinished
 from orchestrator.runs import Facts, FlowRun, State, day_of
 
 CRASHED_FOR = timedelta(hours=6)  # how long a crashed run is still watched for a change of Prefect's mind
+NONE_AGAIN: Mapping[str, int] = MappingProxyType({})
+PROCESS_ENDED = frozenset({State.RUNNING, State.PAUSED, State.CRASHED})
 
 
 async def note_pipeline(db: AsyncEngine, pipeline: str, facts: Facts, next_starts: Sequence[datetime]) -> None:
@@ -67,12 +70,19 @@ async def any_unfinished(db: AsyncEngine) -> bool:
 
 
 async def record(
-    db: AsyncEngine, told: Sequence[FlowRun], pipelines_of: Mapping[UUID, tuple[str, Facts]]
+    db: AsyncEngine,
+    told: Sequence[FlowRun],
+    pipelines_of: Mapping[UUID, tuple[str, Facts]],
+    *,
+    max_attempts: Mapping[str, int] = NONE_AGAIN,
 ) -> list[Seen]:
     """Write down what Prefect says of these flow runs and return what was new.
 
     A run made through this service is found by its idempotency key where its row does not yet name the flow run; any
     other flow run of a deployment in `pipelines_of` is adopted under its own id. Repeating a call changes nothing.
+
+    A run that crashed is not over while its pipeline allows another attempt: it takes the next attempt's number, is
+    due to be rerun, and stays in the state it was in.
     """
     events: dict[UUID, list[Event]] = {one.flow_run_id: [] for one in told}
     async with transaction(db) as connection:
@@ -84,7 +94,8 @@ async def record(
             if row is None:
                 row = await _made_here(connection, flow_run)
             if row is not None:
-                change = await _change(connection, row, flow_run, noted) if row.flow_run_id else None
+                goes_on = await _goes_on(connection, row, flow_run, max_attempts)
+                change = await _change(connection, row, flow_run, noted) if row.flow_run_id and not goes_on else None
             elif flow_run.deployment_id is not None and flow_run.deployment_id in pipelines_of:
                 change = await _adopt(connection, flow_run, *pipelines_of[flow_run.deployment_id], noted)
             else:
@@ -123,7 +134,8 @@ async def lose(db: AsyncEngine, flow_run_id: UUID) -> Seen | None:
 
 
 async def _rows(connection: AsyncConnection, told: Sequence[FlowRun]) -> dict[UUID, Any]:
-    found = await connection.execute(select(runs).where(runs.c.flow_run_id.in_([one.flow_run_id for one in told])))
+    query = select(runs, unwanted.label("unwanted"))
+    found = await connection.execute(query.where(runs.c.flow_run_id.in_([one.flow_run_id for one in told])))
     return {row.flow_run_id: row for row in found}
 
 
@@ -133,17 +145,34 @@ async def _made_here(connection: AsyncConnection, flow_run: FlowRun) -> Any:
         run_id = UUID(flow_run.idempotency_key or "")
     except ValueError:
         return None
-    ours = select(runs).where(runs.c.run_id == run_id, runs.c.origin == "api")
+    ours = select(runs, unwanted.label("unwanted")).where(runs.c.run_id == run_id, runs.c.origin == "api")
     row = (await connection.execute(ours)).one_or_none()
     if row is not None and row.flow_run_id is None and await link(connection, run_id, flow_run.flow_run_id):
         row = (await connection.execute(ours)).one()
     return row
 
 
+async def _goes_on(connection: AsyncConnection, row: Any, told: FlowRun, max_attempts: Mapping[str, int]) -> bool:
+    """Whether a crash is not the run's end; the next attempt's number is taken here, once for each crash."""
+    if told.state is not State.CRASHED or row.ended_at is not None or row.unwanted or row.given_up is not None:
+        return False
+    if row.crashed_at == told.at:
+        return True
+    if row.attempt >= max_attempts.get(row.pipeline, 1):
+        return False
+    await connection.execute(
+        update(runs)
+        .where(runs.c.run_id == row.run_id, runs.c.attempt == row.attempt, unfinished)
+        .values(attempt=row.attempt + 1, crashed_at=told.at, crash=told.message, rerun_due=True)
+    )
+    return True
+
+
 async def _change(connection: AsyncConnection, row: Any, told: FlowRun, events: list[Event]) -> Seen | None:
     before = State(row.state)
     is_new = (row.state, row.state_name, row.message) != (told.state, told.state_name, told.message)
     started_at = told.started_at or row.started_at
+    waits_anew = told.state is State.SCHEDULED and (before in PROCESS_ENDED or started_at != row.started_at)
     if not before.may_become(told.state) or not (is_new or started_at != row.started_at):
         return None
     changed = await connection.execute(
@@ -155,6 +184,8 @@ async def _change(connection: AsyncConnection, row: Any, told: FlowRun, events: 
             message=told.message,
             started_at=started_at,
             ended_at=told.ended_at,
+            rerun_due=False,
+            waits_since=told.at if waits_anew else row.waits_since,
         )
     )
     if changed.rowcount == 0:  # another replica was quicker; the next look compares with what it wrote
@@ -194,6 +225,7 @@ async def _adopt(
             correlation_id=told.correlation_id,
             accepted_at=told.expected_at,
             dispatched_at=told.expected_at,
+            waits_since=func.clock_timestamp(),  # while nobody here knew of it, nobody could say what it waited for
             started_at=told.started_at,
             ended_at=told.ended_at,
         )

@@ -5,11 +5,11 @@ from datetime import date, datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Row, Select, Text, cast, func, lateral, select, true, tuple_
+from sqlalchemy import ARRAY, Row, Select, Text, and_, cast, func, lateral, select, true, tuple_
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator.ledger.connection import transaction
-from orchestrator.ledger.tables import cancellations, pipelines, run_events, runs, unfinished, waiting
+from orchestrator.ledger.tables import cancellations, pipelines, reasons, run_events, runs, unfinished, waiting
 from orchestrator.runs import Facts, Schedule, State
 
 
@@ -33,8 +33,11 @@ class Wanted:
     limit: int = 50
 
 
-shown = select(runs, cancellations.c.asked_at.label("cancel_requested_at")).select_from(
-    runs.outerjoin(cancellations, cancellations.c.run_id == runs.c.run_id)
+# what held a run that came to a good end may not be forgotten yet
+_counts = and_(reasons.c.run_id == runs.c.run_id, runs.c.state.not_in((State.COMPLETED, State.CANCELLED)))
+_reason = [reasons.c[name].label(f"reason_{name}") for name in ("id", "detail", "fix", "since")]
+shown = select(runs, cancellations.c.asked_at.label("cancel_requested_at"), *_reason).select_from(
+    runs.outerjoin(cancellations, cancellations.c.run_id == runs.c.run_id).outerjoin(reasons, _counts)
 )
 
 
@@ -76,9 +79,11 @@ async def reports(db: AsyncEngine, wanted: Wanted, after: int | None) -> list[Ro
             event.duration_ms,
             runs.c.logical_date,
             runs.c.origin,
+            runs.c.ended_at.label("run_ended_at"),
+            *_reason,
         )
-        .join(runs, runs.c.run_id == event.run_id)
-        .where(event.pipeline == wanted.pipeline, event.kind != "changed")
+        .select_from(run_events.join(runs, runs.c.run_id == event.run_id).outerjoin(reasons, _counts))
+        .where(event.pipeline == wanted.pipeline, event.kind != "changed", event.kind.in_(("submitted", "ended")))
     )
     page = _only(query, wanted, event.state)
     if after is not None:
@@ -130,6 +135,35 @@ async def last_runs(db: AsyncEngine, names: list[str]) -> dict[str, Row[Any]]:
     async with transaction(db) as connection:
         rows = list(await connection.execute(select(latest).select_from(named.join(latest, true()))))
     return {row.pipeline: row for row in rows}
+
+
+async def holds(db: AsyncEngine) -> list[Row[Any]]:
+    """By pipeline and reason: how many runs it holds, and the evidence and fix of the one that is held the longest."""
+    place = func.row_number().over(partition_by=(runs.c.pipeline, reasons.c.id), order_by=reasons.c.since)
+    count = func.count().over(partition_by=(runs.c.pipeline, reasons.c.id))
+    every = (
+        select(runs.c.pipeline, reasons, place.label("place"), count.label("held"))
+        .select_from(reasons.join(runs, runs.c.run_id == reasons.c.run_id))
+        .where(unfinished)
+        .subquery()
+    )
+    query = select(every).where(every.c.place == 1).order_by(every.c.pipeline, every.c.id)
+    async with transaction(db) as connection:
+        return list(await connection.execute(query))
+
+
+async def last_successes(db: AsyncEngine, names: list[str]) -> dict[str, datetime]:
+    """When the latest Completed run of each of these pipelines ended, of those that have one."""
+    named = func.unnest(cast(names, ARRAY(Text))).table_valued("pipeline").render_derived()
+    latest = lateral(
+        select(runs.c.ended_at)
+        .where(runs.c.pipeline == named.c.pipeline, runs.c.state == State.COMPLETED)
+        .order_by(runs.c.accepted_at.desc(), runs.c.run_id.desc())
+        .limit(1)
+    )
+    query = select(named.c.pipeline, latest.c.ended_at).select_from(named.join(latest, true()))
+    async with transaction(db) as connection:
+        return {row.pipeline: row.ended_at for row in await connection.execute(query)}
 
 
 async def backlog(db: AsyncEngine) -> tuple[dict[str, int], dict[tuple[str, str], int], dict[str, float]]:

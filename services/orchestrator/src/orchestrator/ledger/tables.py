@@ -52,6 +52,8 @@ pipelines = Table(
     Column("paused", Boolean, nullable=False),
     Column("seen_at", Moment, nullable=False),
     Column("missing_since", Moment),
+    # when a look last found out which of its runs have stopped on their way
+    Column("watched_at", Moment),
 )
 
 runs = Table(
@@ -80,6 +82,16 @@ runs = Table(
     Column("steps_aside", Boolean, nullable=False, server_default=false()),
     Column("last_error", Text),
     Column("backfill_id", Uuid, ForeignKey("backfills.id")),
+    # which execution of the run this is; only a lost process makes it grow
+    Column("attempt", Integer, nullable=False, server_default="1"),
+    # the crash that the present attempt follows: when it was, what was said of it, whether Prefect has yet to rerun it
+    Column("crashed_at", Moment),
+    Column("crash", Text),
+    Column("rerun_due", Boolean, nullable=False, server_default=false()),
+    # from when the start deadline counts, where that is not the hand-over
+    Column("waits_since", Moment),
+    # why the run is to end whatever attempts are left
+    Column("given_up", Text),
     CheckConstraint(f"state IN ({STATES})", name="runs_state_known"),
     CheckConstraint("origin IN ('api', 'schedule', 'prefect')", name="runs_origin_known"),
     CheckConstraint(
@@ -99,6 +111,7 @@ Index("runs_by_day", runs.c.pipeline, runs.c.logical_date, runs.c.accepted_at.de
 Index("runs_waiting", runs.c.pipeline, runs.c.accepted_at, runs.c.run_id, postgresql_where=waiting)
 Index("runs_unfinished", runs.c.pipeline, runs.c.accepted_at, postgresql_where=unfinished)
 Index("runs_crashed", runs.c.ended_at, postgresql_where=text("state = 'Crashed'"))
+Index("runs_to_rerun", runs.c.crashed_at, postgresql_where=and_(unfinished, runs.c.rerun_due))
 Index("runs_of_backfill", runs.c.backfill_id, runs.c.logical_date, postgresql_where=runs.c.backfill_id.is_not(None))
 Index("runs_held", runs.c.backfill_id, runs.c.logical_date, postgresql_where=held)
 Index(
@@ -143,7 +156,19 @@ cancellations = Table(
 
 Index("cancellations_open", cancellations.c.next_attempt_at, postgresql_where=cancellations.c.settled_at.is_(None))
 
-# Append-only: every state a run was seen in. `kind` is submitted, changed or ended.
+# Why a run does not go on, or ended: at most one row a run. A row of its own, as above.
+reasons = Table(
+    "reasons",
+    metadata,
+    Column("run_id", Uuid, ForeignKey("runs.run_id"), primary_key=True),
+    Column("id", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("fix", Text, nullable=False),
+    Column("since", Moment, nullable=False),
+)
+
+# Append-only: every state a run was seen in, and every reason. `kind` is submitted, changed or ended, held
+# when what holds it changes, explained when it is known why it ended; `reason` is then the reason's id.
 run_events = Table(
     "run_events",
     metadata,
@@ -156,7 +181,8 @@ run_events = Table(
     Column("state_name", Text, nullable=False),
     Column("message", Text),
     Column("duration_ms", BigInteger),
-    CheckConstraint("kind IN ('submitted', 'changed', 'ended')", name="run_events_kind_known"),
+    Column("reason", Text),
+    CheckConstraint("kind IN ('submitted', 'changed', 'held', 'ended', 'explained')", name="run_events_kind_known"),
     CheckConstraint(f"state IN ({STATES})", name="run_events_state_known"),
 )
 

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 from urllib.parse import quote
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import httpx
 from pydantic import TypeAdapter
@@ -67,7 +67,7 @@ class PrefectApi:
 
     async def ready(self) -> None:
         """Return when Prefect says that it and its database can serve; else raise."""
-        await self._ask("ready", "GET", "/ready")
+        await self.ask("ready", "GET", "/ready")
 
     async def deployment(self, name: str) -> Facts | None:
         """The facts about the deployment `flow/deployment`, None when there is none of that name."""
@@ -81,7 +81,7 @@ class PrefectApi:
         """Create the flow run whose idempotency key is `key`, or return the one that already is."""
         body = {"idempotency_key": key, "parameters": dict(parameters), "tags": list(tags)}
         path = f"/deployments/{deployment_id}/create_flow_run"
-        return shapes.read(shapes.FLOW_RUN, await self._ask("create_flow_run", "POST", path, body)).told()
+        return shapes.read(shapes.FLOW_RUN, await self.ask("create_flow_run", "POST", path, body)).told()
 
     async def cancel(self, flow_run_id: UUID) -> str:
         """Ask Prefect to cancel a flow run; how it took that, in its words.
@@ -95,9 +95,32 @@ class PrefectApi:
         state = {"type": "CANCELLED", "name": "Cancelled", "message": reason}
         return await self._set_state("end_as_cancelled", flow_run_id, {"state": state, "force": True})
 
+    async def crash(self, flow_run_id: UUID, *, reason: str) -> str:
+        """End a flow run as Crashed by Prefect's own rules, which free its slots; how Prefect took that.
+
+        One that is over already stays as it ended.
+        """
+        state = {"type": "CRASHED", "name": "Crashed", "message": reason}
+        return await self._set_state("crash", flow_run_id, {"state": state | _once()})
+
+    async def time_out(self, flow_run_id: UUID, *, reason: str) -> str:
+        """End a flow run as Failed named TimedOut, whatever retries its flow has left; how Prefect took that."""
+        state = {"type": "FAILED", "name": "TimedOut", "message": reason}
+        return await self._set_state("time_out", flow_run_id, {"state": state | _once(), "force": True})
+
+    async def reschedule(self, flow_run_id: UUID, *, name: str, reason: str) -> str:
+        """Let a worker take a flow run anew, also one that is over; how Prefect took that. `name`: the state's."""
+        state = {"type": "SCHEDULED", "name": name, "message": reason}
+        return await self._set_state("reschedule", flow_run_id, {"state": state | _once()})
+
+    async def skip(self, flow_run_id: UUID, *, reason: str) -> str:
+        """End a flow run that nothing has begun as Cancelled named Skipped; how Prefect took that."""
+        state = {"type": "CANCELLED", "name": "Skipped", "message": reason}
+        return await self._set_state("skip", flow_run_id, {"state": state | _once()})
+
     async def state_before_cancelling(self, flow_run_id: UUID) -> State | None:
         """The last state of a flow run that was not Cancelling; None when it had no other."""
-        answer = await self._ask("states", "GET", f"/flow_run_states/?flow_run_id={flow_run_id}")
+        answer = await self.ask("states", "GET", f"/flow_run_states/?flow_run_id={flow_run_id}")
         told = shapes.read(shapes.STATES, answer)
         in_order = sorted(told, key=lambda one: one.timestamp)
         earlier = [state for one in in_order if (state := State.of(one.type)) is not State.CANCELLING]
@@ -121,6 +144,12 @@ class PrefectApi:
         window = {"after_": since.isoformat(), "before_": datetime.now(UTC).isoformat()}
         return await self._filter("due", _of(deployments) | {"expected_start_time": window})
 
+    async def overdue(self, deployments: Iterable[UUID]) -> list[FlowRun]:
+        """The flow runs of these deployments that still wait for a worker, however long ago they were due."""
+        window = {"before_": datetime.now(UTC).isoformat()}
+        waiting = {"state": {"type": {"any_": ["SCHEDULED"]}}, "expected_start_time": window}
+        return await self._filter("overdue", _of(deployments) | waiting)
+
     async def active(self, deployments: Iterable[UUID]) -> list[FlowRun]:
         """The flow runs of these deployments that something works on now, whenever they were due."""
         kinds = ["RUNNING", "PENDING", "CANCELLING", "PAUSED"]
@@ -137,7 +166,7 @@ class PrefectApi:
             "sort": "EXPECTED_START_TIME_ASC",
             "limit": limit,
         }
-        upcoming = shapes.read(shapes.UPCOMING, await self._ask("next_starts", "POST", "/flow_runs/filter", body))
+        upcoming = shapes.read(shapes.UPCOMING, await self.ask("next_starts", "POST", "/flow_runs/filter", body))
         return [one.expected_start_time for one in upcoming]
 
     async def _filter(self, operation: str, criteria: Mapping[str, Any]) -> list[FlowRun]:
@@ -149,27 +178,30 @@ class PrefectApi:
                 "limit": shapes.PAGE,
                 "offset": len(found),
             }
-            page = shapes.read(shapes.FLOW_RUNS, await self._ask(operation, "POST", "/flow_runs/filter", body))
+            page = shapes.read(shapes.FLOW_RUNS, await self.ask(operation, "POST", "/flow_runs/filter", body))
             found += [one.told() for one in page]
             if len(page) < shapes.PAGE:
                 return found
 
     async def _set_state(self, operation: str, flow_run_id: UUID, body: Any) -> str:
         told = shapes.read(
-            shapes.OUTCOME, await self._ask(operation, "POST", f"/flow_runs/{flow_run_id}/set_state", body)
+            shapes.OUTCOME, await self.ask(operation, "POST", f"/flow_runs/{flow_run_id}/set_state", body)
         )
         return f"{told.status}: {told.details.reason}" if told.details.reason else told.status
 
     async def _find(self, operation: str, path: str, shape: TypeAdapter[T]) -> T | None:
         try:
-            return shapes.read(shape, await self._ask(operation, "GET", path))
+            return shapes.read(shape, await self.ask(operation, "GET", path))
         except EngineRefused as exc:
             if exc.status == httpx.codes.NOT_FOUND:
                 return None
             raise
 
-    async def _ask(self, operation: str, method: str, path: str, body: Any = None) -> httpx.Response:
-        """Every request made here may be repeated: it reads, carries a key, or sets what may be set twice."""
+    async def ask(self, operation: str, method: str, path: str, body: Any = None) -> httpx.Response:
+        """One request: for this package's own modules, which know what it asks and the shape of its answer.
+
+        Every request made so may be repeated: it reads, carries a key, or sets what may be set twice.
+        """
         started = time.monotonic()
         outcome = "cancelled"
         try:
@@ -231,6 +263,11 @@ class PrefectApi:
 
 def _of(deployments: Iterable[UUID]) -> dict[str, Any]:
     return {"deployment_id": {"any_": [str(one) for one in deployments]}}
+
+
+def _once() -> dict[str, Any]:
+    """What lets Prefect know a repeated request for a state that it has set already."""
+    return {"state_details": {"transition_id": str(uuid4())}}
 
 
 def _reason(answer: httpx.Response) -> str | None:

@@ -34,10 +34,13 @@ class _FlowRun(BaseModel):
     parameters: dict[str, Any] = Field(default_factory=dict)
     state: _State
     expected_start_time: datetime | None = None
+    next_scheduled_start_time: datetime | None = None
     created: datetime
     start_time: datetime | None = None
     end_time: datetime | None = None
     auto_scheduled: bool = False
+    work_pool_name: str | None = None
+    work_queue_name: str | None = None
     created_by: _CreatedBy | None = None
 
     def told(self) -> FlowRun:
@@ -58,6 +61,9 @@ class _FlowRun(BaseModel):
             expected_at=self.expected_start_time or self.created,
             started_at=self.start_time,
             ended_at=(self.end_time or self.state.timestamp) if state.ended else None,
+            next_at=self.next_scheduled_start_time,
+            pool=self.work_pool_name,
+            queue=self.work_queue_name,
         )
 
 
