@@ -5,15 +5,20 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import httpx
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import KeyValue
+from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 with warnings.catch_warnings():
     # where no XDG_RUNTIME_DIR is set, as in containers, its import says that it falls back to /tmp
@@ -135,6 +140,82 @@ def _wait_until_ready(api: str, process: subprocess.Popen[bytes], log: Path) -> 
             pass
         time.sleep(0.1)
     pytest.fail(f"the Prefect server was not ready within {PREFECT_SECONDS} s:\n{log.read_text()[-4000:]}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollectedSpan:
+    """One span as a collector sees it; ids are hexadecimal, `parent_id` is empty for a trace's first."""
+
+    service: str
+    name: str
+    trace_id: str
+    span_id: str
+    parent_id: str
+    failed: bool
+    seconds: float
+    attributes: dict[str, str | int]
+
+
+@dataclass
+class Collector:
+    """An OTLP/HTTP collector at `url`."""
+
+    url: str
+    spans: list[CollectedSpan] = field(default_factory=list)
+
+    def take(self, body: bytes) -> None:
+        """Decode one export."""
+        for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+            service = _attributes(resource.resource.attributes)["service.name"]
+            for span in (span for scope in resource.scope_spans for span in scope.spans):
+                self.spans.append(
+                    CollectedSpan(
+                        service=str(service),
+                        name=span.name,
+                        trace_id=span.trace_id.hex(),
+                        span_id=span.span_id.hex(),
+                        parent_id=span.parent_span_id.hex(),
+                        failed=span.status.code == Status.STATUS_CODE_ERROR,
+                        seconds=(span.end_time_unix_nano - span.start_time_unix_nano) / 1e9,
+                        attributes=_attributes(span.attributes),
+                    )
+                )
+
+    def named(self, name: str) -> CollectedSpan:
+        """The one span of that name."""
+        [found] = [span for span in self.spans if span.name == name]
+        return found
+
+
+def _attributes(pairs: Iterable[KeyValue]) -> dict[str, str | int]:
+    return {pair.key: pair.value.string_value or pair.value.int_value for pair in pairs}
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    """A collector that keeps what it is sent."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            assert self.path == "/v1/traces"
+            kept.take(self.rfile.read(int(self.headers["content-length"])))
+            self.send_response(200)
+            self.send_header("content-type", "application/x-protobuf")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
+            """Nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    kept = Collector(f"http://127.0.0.1:{server.server_port}")
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield kept
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

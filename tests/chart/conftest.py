@@ -40,6 +40,10 @@ SCENARIOS: dict[str, Manifest] = {
             "tolerations": [{"key": "batch", "operator": "Exists"}],
             "egress": EGRESS,
         },
+        "telemetry": {
+            "otlpEndpoint": "http://otel-collector.monitoring:4318",
+            "egress": [{"to": [{"namespaceSelector": {}}], "ports": [{"port": 4318}]}],
+        },
         "orchestrator": {"replicas": 3, "allowFrom": [{"podSelector": {"matchLabels": {"app": "web"}}}]},
     },
     "no network policies": {**SOURCE, "networkPolicy": {"enabled": False}},

@@ -46,6 +46,29 @@ def test_orchestrator_variables_are_its_settings(objects: list[Manifest]) -> Non
     assert variables(objects, "ORCHESTRATOR_") <= {f"ORCHESTRATOR_{field}".upper() for field in Settings.model_fields}
 
 
+@pytest.mark.parametrize("scenario", ["everything set", "kind"])
+def test_spans_go_to_the_collector_of_the_values(scenario: str) -> None:
+    """The orchestrator and the flow pods are told it and let through to it; nobody else, and nobody without one."""
+    objects = render(SCENARIOS[scenario])
+    telemetry = SCENARIOS[scenario].get("telemetry")
+    told = {
+        name: variable["value"]
+        for name, pod in pods(objects).items()
+        for variable in pod["spec"]["containers"][0].get("env", [])
+        if variable["name"] == "OTEL_EXPORTER_OTLP_ENDPOINT"
+    }
+    parts = ["Deployment/pipelines-orchestrator", "flow run"] if telemetry else []
+    assert told == dict.fromkeys(parts, "http://otel-collector.monitoring:4318")
+    opened = {
+        policy["metadata"]["name"]
+        for policy in objects
+        if policy["kind"] == "NetworkPolicy"
+        and telemetry
+        and telemetry["egress"][0] in policy["spec"].get("egress", [])
+    }
+    assert opened == ({"pipelines-orchestrator", "pipelines-flow-run"} if telemetry else set())
+
+
 def test_etl_variables_are_its_settings(objects: list[Manifest]) -> None:
     """The same for the flow; the wait is etl.start's own."""
     known = {f"ETL_{field}".upper() for field in EtlSettings.model_fields} | {"ETL_API_WAIT_SECONDS"}

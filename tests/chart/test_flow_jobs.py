@@ -1,9 +1,10 @@
 """The Job of a flow run as Prefect's own worker makes it from the registered template: still restricted, still ours."""
 
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
+from orchestrator import marks
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
 from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration
@@ -88,6 +89,20 @@ async def test_the_pod_keeps_the_labels_that_the_policies_select(objects: list[M
     assert labels["app.kubernetes.io/instance"] == "pipelines"
     assert labels["app.kubernetes.io/component"] == "flow-run"
     assert any(name.startswith("prefect.io/flow-run") for name in labels)
+
+
+@pytest.mark.parametrize("correlation_id", ["order-7", "a" * 127 + "."])
+async def test_job_and_pod_carry_the_runs_ids(objects: list[Manifest], correlation_id: str) -> None:
+    """Beside Prefect's own labels and the deployment's; an id that is no label's value is whole in the annotation."""
+    run_id = UUID("0b5f0ac8-9a0e-4b8e-9a3b-6f0f6f1f6a11")
+    of_deployment: Manifest = {"labels": {"team": "data"}, "annotations": {"team": "data"}}
+    manifest = await job(objects, **of_deployment, **marks.job_variables(run_id, correlation_id))
+    for metadata in (manifest["metadata"], manifest["spec"]["template"]["metadata"]):
+        assert metadata["labels"]["pipelines/run-id"] == str(run_id)
+        assert metadata["labels"]["pipelines/correlation-id"] == marks.label_value(correlation_id)
+        assert metadata["annotations"]["pipelines/correlation-id"] == correlation_id
+        assert metadata["labels"]["team"] == metadata["annotations"]["team"] == "data"
+        assert "prefect.io/flow-run-id" in metadata["labels"]
 
 
 @pytest.mark.parametrize("account", [{"name": "loader"}, {"annotations": {"cloud.example.com/role": "loader"}}])

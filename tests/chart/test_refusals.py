@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import yaml
 
-from .conftest import CHART, SCENARIOS, SOURCE, Manifest, refusal, render
+from .conftest import CHART, EGRESS, SCENARIOS, SOURCE, Manifest, refusal, render
 
 ETL = yaml.safe_load((CHART / "values.yaml").read_text())["pipelines"][0]
 MORNING = {"slug": "morning", "cron": "0 9 * * *", "timezone": "Europe/Madrid"}
@@ -43,6 +43,7 @@ def test_an_unknown_key_in_a_list_is_refused(values: Manifest) -> None:
         ({**SOURCE, "orchestrator": {"pollSeconds": 0}}, "/orchestrator/pollSeconds"),
         ({**SOURCE, "orchestrator": {"replicas": 0}}, "/orchestrator/replicas"),
         ({**SOURCE, "images": {"etl": {"digest": "latest"}}}, "/images/etl/digest"),
+        ({**SOURCE, "telemetry": {"otlpEndpoint": "otel-collector:4318"}}, "/telemetry/otlpEndpoint"),
         ({**SOURCE, "fullnameOverride": "7-days"}, "/fullnameOverride"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -66,6 +67,16 @@ def test_a_source_behind_the_network_policy_is_refused() -> None:
     assert "flowRuns.egress" in message
     assert "networkPolicy.enabled=false" in message
     assert render({**away, "networkPolicy": {"enabled": False}})
+
+
+def test_a_collector_behind_the_network_policies_is_refused() -> None:
+    """Spans would be dropped silently; a way to nowhere is refused as well."""
+    telemetry = {"otlpEndpoint": "http://otel-collector.monitoring:4318"}
+    message = refusal({**SOURCE, "telemetry": telemetry})
+    assert "telemetry.egress" in message
+    assert "networkPolicy.enabled=false" in message
+    assert render({**SOURCE, "telemetry": telemetry, "networkPolicy": {"enabled": False}})
+    assert "telemetry.otlpEndpoint" in refusal({**SOURCE, "telemetry": {"egress": EGRESS}})
 
 
 def test_a_flow_is_known_by_its_function_or_by_prefects_default_name() -> None:

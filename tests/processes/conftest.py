@@ -30,8 +30,8 @@ async def warehouse(postgres: Any) -> str:
 
 
 @pytest.fixture(scope="session")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of `python -m source`."""
+def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """The URL of `python -m source`, and its log."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     log = tmp_path_factory.mktemp("source") / "log"
@@ -48,24 +48,32 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
     try:
         eventually(is_up, within=30, what="the source listens")
-        yield f"http://127.0.0.1:{port}"
+        yield f"http://127.0.0.1:{port}", log
     finally:
         process.terminate()
         process.wait(15)
 
 
 @pytest.fixture
-def platform(prefect_server: str, source: str, warehouse: str, tmp_path: Path) -> Iterator[Platform]:
+def platform(prefect_server: str, source: tuple[str, Path], warehouse: str, tmp_path: Path) -> Iterator[Platform]:
     name = f"run-{uuid.uuid4().hex[:8]}"
     deployment = DAILY_JOB.model_copy(update={"name": name, "schedules": ()})
     with temporary_settings({PREFECT_API_URL: prefect_server}):
         asyncio.run(
             register_within(Registration(work_pool=WorkPool(name=name), deployments=(deployment,)), wait_seconds=10)
         )
-    with httpx.Client(base_url=prefect_server, timeout=30) as prefect, httpx.Client(base_url=source) as source_client:
+    with (
+        httpx.Client(base_url=prefect_server, timeout=30) as prefect,
+        httpx.Client(base_url=source[0]) as source_client,
+    ):
         deployment_id = prefect.get(f"/deployments/name/daily_job/{name}").raise_for_status().json()["id"]
         platform = Platform(
-            prefect=prefect, source=source_client, warehouse=warehouse, deployment_id=deployment_id, home=tmp_path
+            prefect=prefect,
+            source=source_client,
+            source_log=source[1],
+            warehouse=warehouse,
+            deployment_id=deployment_id,
+            home=tmp_path,
         )
         yield platform
         source_client.delete("/faults").raise_for_status()

@@ -46,13 +46,14 @@ class Platform:
 
     prefect: httpx.Client
     source: httpx.Client
+    source_log: Path
     warehouse: str
     deployment_id: str
     home: Path
     processes: list[subprocess.Popen[str]] = field(default_factory=list)
 
-    def accept(self, day: date = DAY) -> str:
-        """Create a flow run as the orchestrator does, and return its id; its run-id tag is that same id reversed."""
+    def accept(self, day: date = DAY, **labels: str) -> str:
+        """Create a flow run as the orchestrator does, and return its id."""
         run_id = str(uuid.uuid4())
         answer = self.prefect.post(
             f"/deployments/{self.deployment_id}/create_flow_run",
@@ -60,6 +61,7 @@ class Platform:
                 "parameters": {"logical_date": day.isoformat()},
                 "idempotency_key": run_id,
                 "tags": [f"run-id:{run_id}", f"correlation-id:corr-{run_id}"],
+                "labels": labels,
             },
         )
         return str(answer.raise_for_status().json()["id"])
@@ -113,6 +115,10 @@ class Platform:
         """The run's own lines in Prefect's log."""
         logs = self.prefect.post("/logs/filter", json={"logs": {"flow_run_id": {"any_": [flow_run_id]}}}).json()
         return [json.loads(log["message"]) for log in logs if log["message"].startswith("{")]
+
+    def source_lines(self) -> list[dict[str, Any]]:
+        """The source's log so far."""
+        return [json.loads(line) for line in self.source_log.read_text().splitlines() if line.startswith("{")]
 
     def artifact(self, flow_run_id: str) -> str:
         """The run's newest report: each attempt may have made one."""

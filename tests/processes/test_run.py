@@ -1,9 +1,20 @@
 """The deployed flow as its pod runs it: `python -m etl.start` against a real Prefect server, source and warehouse."""
 
+import re
 import signal
 from datetime import date
+from typing import Any, Protocol
 
 from .pods import DAY, FLIGHTS_OF_THE_DAY, RUN_SECONDS, Platform, signal_pod
+
+NEXT_DAY = date(2026, 1, 16)
+
+
+class Collector(Protocol):
+    """The collector of tests/conftest.py."""
+
+    url: str
+    spans: list[Any]
 
 
 def test_a_run_loads_its_day(platform: Platform) -> None:
@@ -31,6 +42,44 @@ def test_a_run_loads_its_day(platform: Platform) -> None:
     assert [line["seconds"] >= 2 for line in lines if line["step"] == "extract"] == [True]
     assert {line["step"] for line in lines} == {"start", "claim", "extract", "transform", "load"}
     assert {(line["run_id"], line["correlation_id"]) for line in lines} == {(run_id, f"corr-{run_id}")}
+    # Prefect's own lines too; a line that begins with a clock's time is one, the rest is a long line's second half
+    own = [line for line in stderr.splitlines() if re.match(r"\d\d:\d\d:\d\d\.\d{3} \|", line)]
+    assert own
+    assert [line for line in own if not line.endswith(f"correlation_id=corr-{run_id}")] == []
+
+
+TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+
+
+def test_a_flow_goes_on_with_the_trace_it_was_given(platform: Platform, collector: Collector) -> None:
+    """Its span continues the orchestrator's, each task's stands under it, and the source is told of the task's."""
+    flow_run_id = platform.accept(__OTEL_TRACEPARENT=f"00-{TRACE}-{CALLER}-01")
+    process = platform.execute(flow_run_id, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
+    _, stderr = process.communicate(timeout=RUN_SECONDS)
+    assert platform.run(flow_run_id)["state_name"] == "Completed", stderr
+    assert {span.trace_id for span in collector.spans} == {TRACE}
+    [flow_span] = [span for span in collector.spans if span.parent_id == CALLER]
+    assert flow_span.attributes["prefect.run.id"] == flow_run_id
+    tasks = {span.name.partition("-")[0] for span in collector.spans if span.parent_id == flow_span.span_id}
+    assert tasks == {"extract", "transform", "load"}
+    assert TRACE in {line.get("trace_id") for line in platform.source_lines()}
+
+
+def test_a_trace_reaches_the_source_where_nobody_collects(platform: Platform) -> None:
+    """Handing on costs no exporter; a collector that is away costs the run nothing either."""
+    quiet, unheard = (platform.accept(day, __OTEL_TRACEPARENT=f"00-{TRACE}-{CALLER}-01") for day in (DAY, NEXT_DAY))
+    processes = [
+        platform.execute(quiet),
+        platform.execute(unheard, OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9"),
+    ]
+    for flow_run_id, process in zip((quiet, unheard), processes, strict=True):
+        _, stderr = process.communicate(timeout=RUN_SECONDS)
+        assert platform.run(flow_run_id)["state_name"] == "Completed", stderr
+        [correlation_id] = [
+            tag.partition(":")[2] for tag in platform.run(flow_run_id)["tags"] if tag.startswith("correlation-id:")
+        ]
+        lines = [line for line in platform.source_lines() if line.get("correlation_id") == correlation_id]
+        assert {line["trace_id"] for line in lines} == {TRACE}
 
 
 def test_a_second_process_of_the_same_attempt_does_nothing(platform: Platform) -> None:

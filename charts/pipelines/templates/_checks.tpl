@@ -17,6 +17,12 @@
 {{- if and $v.networkPolicy.enabled $v.flowRuns.sourceUrl (not $v.flowRuns.egress) -}}
 {{- fail (printf "flowRuns.egress: the NetworkPolicy keeps flow pods from flowRuns.sourceUrl (%s). Allow it by an egress rule, such as [{to: [{ipBlock: {cidr: 10.1.2.0/24}}], ports: [{port: 443}]}], or set networkPolicy.enabled=false." $v.flowRuns.sourceUrl) -}}
 {{- end -}}
+{{- if and $v.networkPolicy.enabled $v.telemetry.otlpEndpoint (not $v.telemetry.egress) -}}
+{{- fail (printf "telemetry.egress: the NetworkPolicies keep the orchestrator and the flow pods from telemetry.otlpEndpoint (%s). Allow it by an egress rule, such as [{to: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}}], ports: [{port: 4318}]}], or set networkPolicy.enabled=false." $v.telemetry.otlpEndpoint) -}}
+{{- end -}}
+{{- if and $v.telemetry.egress (not $v.telemetry.otlpEndpoint) -}}
+{{- fail "telemetry.egress: it opens the way to a collector, and telemetry.otlpEndpoint names none. Set telemetry.otlpEndpoint, or leave telemetry.egress empty." -}}
+{{- end -}}
 {{- if not (regexMatch "^[a-z]" (include "pipelines.fullname" .)) -}}
 {{- fail (printf "fullnameOverride: the release name %s starts with a digit, and a Service's name may not. Set fullnameOverride to a name that starts with a letter." .Release.Name) -}}
 {{- end -}}

@@ -52,6 +52,14 @@ tolerations:
       key: {{ index . 2 }}
 {{- end -}}
 
+{{/* Where a part sends its spans. OpenTelemetry's own variable: its library reads others beside it. */}}
+{{- define "pipelines.telemetryEnv" -}}
+{{- with .Values.telemetry.otlpEndpoint -}}
+- name: OTEL_EXPORTER_OTLP_ENDPOINT
+  value: {{ . | quote }}
+{{- end -}}
+{{- end -}}
+
 {{/* How a part speaks to the Prefect API. */}}
 {{- define "pipelines.prefectClientEnv" -}}
 - name: PREFECT_API_URL

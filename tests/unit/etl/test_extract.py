@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 from etl.errors import EtlError, SourceRefused, SourceUnavailable
 from etl.extract import ARROW_STREAM, fetch_day
+from opentelemetry import context, propagate
 
 DAY = date(2026, 1, 15)
 PROBLEM = "application/problem+json"
@@ -39,6 +40,25 @@ async def test_a_day_is_read_with_the_date_its_records_carry() -> None:
         day = await fetch_day(source, "flights", DAY)
     assert day.rows["a"].to_list() == [1, 2]
     assert day.record_date == date(2013, 1, 15)
+
+
+async def test_a_request_carries_the_trace_where_there_is_one() -> None:
+    """The caller's own, where nothing is exported and no span of ours stands between."""
+    told: list[str | None] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        told.append(request.headers.get("traceparent"))
+        return httpx.Response(200, content=arrow(), headers={"content-type": ARROW_STREAM})
+
+    async with client(answer) as source:
+        await fetch_day(source, "flights", DAY)
+        traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+        token = context.attach(propagate.extract({"traceparent": traceparent}))
+        try:
+            await fetch_day(source, "flights", DAY)
+        finally:
+            context.detach(token)
+    assert told == [None, traceparent]
 
 
 def refuse_connection(request: httpx.Request) -> httpx.Response:

@@ -30,6 +30,7 @@ class Api(BaseHTTPRequestHandler):
     state_type = "PENDING"
     authorizations: ClassVar[set[str | None]] = set()
     proposed: ClassVar[list[Any]] = []
+    tags: ClassVar[list[str]] = ["correlation-id:order-7"]
 
     def do_GET(self) -> None:
         type(self).failures -= 1
@@ -41,7 +42,8 @@ class Api(BaseHTTPRequestHandler):
             {"type": "SCHEDULED", "timestamp": "2026-01-16T09:05:00.5Z"},
             {"type": self.state_type, "timestamp": "2026-01-16T09:06:00Z"},
         ]
-        answer: object = {"state_type": self.state_type} if self.path == f"/api/flow_runs/{RUN}" else timeline
+        told = {"state_type": self.state_type, "tags": self.tags}
+        answer: object = told if self.path == f"/api/flow_runs/{RUN}" else timeline
         self.wfile.write(json.dumps(answer).encode())
 
     def do_POST(self) -> None:
@@ -73,7 +75,8 @@ def test_an_api_that_comes_back_is_waited_for(api: str) -> None:
     """Two refusals, then an answer: the wait ends with it, and the attempt is the last time the run was scheduled."""
     Api.failures = 2
     run = PrefectApi(api, auth_string="user:pass").read_flow_run(RUN, within_seconds=10)
-    assert run == Scheduled(state_type="PENDING", attempt=datetime(2026, 1, 16, 9, 5, 0, 500_000, tzinfo=UTC))
+    attempt = datetime(2026, 1, 16, 9, 5, 0, 500_000, tzinfo=UTC)
+    assert run == Scheduled(state_type="PENDING", attempt=attempt, correlation_id="order-7")
     assert Api.authorizations == {"Basic dXNlcjpwYXNz"}
 
 
@@ -138,7 +141,9 @@ def test_the_process_becomes_prefects_own(api: str, tmp_path: Path, warehouse: s
     assert (first.returncode, first.stdout) == (0, "prefect flow-run execute claim=1\n"), first.stderr
     second = start(tmp_path, PREFECT_API_URL=api, ETL_WAREHOUSE_URL=warehouse)
     assert (second.returncode, second.stdout) == (0, "")
-    assert json.loads(second.stderr)["event"] == "nothing to execute: another process is executing the run"
+    told = json.loads(second.stderr)
+    assert told["event"] == "nothing to execute: another process is executing the run"
+    assert (told["flow_run_id"], told["correlation_id"]) == (str(RUN), "order-7")
 
 
 @pytest.mark.parametrize("state_type", ["COMPLETED", "FAILED", "CANCELLED"])
@@ -147,7 +152,8 @@ def test_a_run_that_is_over_is_not_executed_again(api: str, tmp_path: Path, stat
     Api.state_type = state_type
     done = start(tmp_path, PREFECT_API_URL=api)
     assert (done.returncode, done.stdout) == (0, "")
-    assert json.loads(done.stderr)["state_type"] == state_type
+    told = json.loads(done.stderr)
+    assert (told["state_type"], told["correlation_id"]) == (state_type, "order-7")
 
 
 def test_a_warehouse_that_is_away_is_the_flows_to_report(api: str, tmp_path: Path) -> None:
@@ -155,7 +161,8 @@ def test_a_warehouse_that_is_away_is_the_flows_to_report(api: str, tmp_path: Pat
     away = "postgresql://user:secret@127.0.0.1:9/warehouse"
     done = start(tmp_path, PREFECT_API_URL=api, ETL_WAREHOUSE_URL=away, ETL_API_WAIT_SECONDS="0.3")
     assert (done.returncode, done.stdout) == (0, "prefect flow-run execute claim=\n")
-    assert json.loads(done.stderr)["event"] == "no claim yet: the flow will take it"
+    told = json.loads(done.stderr)
+    assert (told["event"], told["correlation_id"]) == ("no claim yet: the flow will take it", "order-7")
     assert "secret" not in done.stderr
 
 

@@ -226,7 +226,15 @@ async def test_no_more_go_at_once_than_allowed(db: AsyncEngine) -> None:
     days = Range(first=FIRST, last=FIRST + timedelta(days=11))
     plan = await backfilling.shown(db, "etl", days, Mode.ALL, max_concurrent=3)
     backfill_id, made = await backfilling.create(
-        db, "etl", days, Mode.ALL, max_concurrent=3, digest=plan.digest, parameters={}, correlation_id="c"
+        db,
+        "etl",
+        days,
+        Mode.ALL,
+        max_concurrent=3,
+        digest=plan.digest,
+        parameters={},
+        correlation_id="c",
+        traceparent=None,
     )
     assert made == 12
     most, handed = 0, 0

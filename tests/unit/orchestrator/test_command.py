@@ -75,6 +75,7 @@ WRONG = [
     ("ORCHESTRATOR_PORT", "0", "greater than or equal to 1"),
     ("ORCHESTRATOR_LOG_LEVEL", "loud", "'info'"),
     ("ORCHESTRATOR_POLL_SECONDS", "0", "greater than or equal to 0.1"),
+    ("OTEL_EXPORTER_OTLP_ENDPOINT", "otel-collector:4318", "http://"),
 ]
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import date
 from typing import Any
@@ -13,9 +13,11 @@ import pytest
 from orchestrator import dispatch
 from orchestrator.dispatch import Dispatcher
 from orchestrator.ledger import acceptance, following, handover
+from orchestrator.ledger.events import Seen
 from orchestrator.ledger.tables import run_events, runs
 from orchestrator.prefect_api import PrefectApi
 from orchestrator.resilience import Guard, Limits, backoff
+from orchestrator.tracing import Passing
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -35,7 +37,15 @@ async def prefect_on(wire: PrefectWire, limits: Limits = NO_WAIT) -> AsyncIterat
 @asynccontextmanager
 async def dispatcher(db: AsyncEngine, wire: PrefectWire, limits: Limits = NO_WAIT) -> AsyncIterator[Dispatcher]:
     async with prefect_on(wire, limits) as prefect:
-        yield Dispatcher(db=db, prefect=prefect, deployments=NAMES, handed_over=asyncio.Event())
+        yield dispatching(db, prefect, NAMES)
+
+
+def dispatching(
+    db: AsyncEngine, prefect: PrefectApi, names: dict[str, str], *, on_seen: Callable[[Seen], None] = lambda _: None
+) -> Dispatcher:
+    return Dispatcher(
+        db=db, prefect=prefect, deployments=names, handed_over=asyncio.Event(), tracing=Passing(), on_seen=on_seen
+    )
 
 
 async def accept(db: AsyncEngine, count: int) -> list[UUID]:
@@ -234,7 +244,9 @@ async def test_a_handover_that_was_not_written_down_is_found_again(db: AsyncEngi
         async with prefect_on(wire) as prefect, handover.claim(db, NAMES) as claim:
             assert claim is not None
             assert claim.deployment_id is not None
-            await prefect.create_flow_run(claim.deployment_id, key=str(run_id), parameters={}, tags=[])
+            await prefect.create_flow_run(
+                claim.deployment_id, key=str(run_id), parameters={}, tags=[], labels={}, job_variables={}
+            )
             raise RuntimeError("died")
 
     with pytest.raises(RuntimeError, match="died"):
@@ -251,8 +263,7 @@ async def test_a_run_of_a_pipeline_no_longer_configured_waits(db: AsyncEngine) -
     wire = PrefectWire()
     await accept(db, 1)
     async with prefect_on(wire) as prefect:
-        one = Dispatcher(db=db, prefect=prefect, deployments={"other": "x/y"}, handed_over=asyncio.Event())
-        assert not await one.hand_over_one()
+        assert not await dispatching(db, prefect, {"other": "x/y"}).hand_over_one()
 
 
 async def test_an_accepted_run_is_handed_over_at_once(serve: Serve) -> None:
@@ -292,4 +303,10 @@ async def test_requests_carry_only_what_prefect_knows(db: AsyncEngine) -> None:
         "idempotency_key": str(run_id),
         "parameters": {},
         "tags": [f"run-id:{run_id}", "correlation-id:c"],
+        "labels": {"pipelines.run-id": str(run_id), "pipelines.correlation-id": "c"},
+        "job_variables": {
+            "labels.pipelines/run-id": str(run_id),
+            "labels.pipelines/correlation-id": "c",
+            "annotations.pipelines/correlation-id": "c",
+        },
     }

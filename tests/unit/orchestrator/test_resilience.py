@@ -1,52 +1,15 @@
 """The guard around calls, under a clock that only moves when told to."""
 
 import asyncio
-import selectors
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any
 
 import pybreaker
 import pytest
 from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 from orchestrator.resilience import Breaker, CircuitOpen, DeadlineExceeded, Guard, Limits, RetryBudget, Transient
 
-T = TypeVar("T")
-
-
-class _Leap(selectors.SelectSelector):
-    """A selector that does not wait: it tells its owner how much time would have passed."""
-
-    def __init__(self, virtual: "Virtual") -> None:
-        super().__init__()
-        self._virtual = virtual
-
-    def select(self, timeout: float | None = None) -> Any:
-        ready = super().select(0)
-        if not ready:
-            assert timeout is not None, "nothing to do and nothing to wait for: a deadlock"
-            self._virtual.now += timeout
-        return ready
-
-
-class Virtual:
-    """Event loops in which waiting takes no time, on one clock that only such waiting moves."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        def loop() -> asyncio.AbstractEventLoop:
-            made = asyncio.SelectorEventLoop(_Leap(self))
-            made.time = self.clock  # type: ignore[method-assign]
-            return made
-
-        with asyncio.Runner(loop_factory=loop) as runner:
-            return runner.run(work())
-
-    def clock(self) -> float:
-        return self.now
+from .machines import Callers, Virtual, WholeCalls
 
 
 @pytest.fixture
@@ -347,92 +310,8 @@ def test_a_circuit_can_be_opened_by_hand() -> None:
     assert breaker.state == "closed"
 
 
-class Model(RuleBasedStateMachine):
-    """Any number of callers that come, finish late, fail, succeed or hang up, against a model of ten lines."""
+TestCallers = Callers.TestCase
+TestCallers.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
 
-    calls = Bundle("calls")
-    failures_to_open = 3
-    open_for = 5.0
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = 0.0
-        self.breaker = Breaker(
-            "model", failures_to_open=self.failures_to_open, open_for=self.open_for, clock=lambda: self.now
-        )
-        self.state = "closed"
-        self.failures = 0
-        self.opened_at = 0.0
-        self.epoch = 0
-        self.probe: int | None = None
-        self.serial = 0
-
-    def _to(self, state: str) -> None:
-        self.state, self.epoch, self.failures, self.probe = state, self.epoch + 1, 0, None
-        if state == "open":
-            self.opened_at = self.now
-
-    @rule(seconds=st.floats(0.125, 6, width=16))
-    def time_passes(self, seconds: float) -> None:
-        self.now += seconds
-
-    @rule(target=calls)
-    def a_caller_comes(self) -> tuple[int, int, int] | None:
-        if self.state == "open" and self.opened_at + self.open_for <= self.now:
-            self._to("half-open")
-        self.serial += 1
-        if self.state == "open" or (self.state == "half-open" and self.probe is not None):
-            with pytest.raises(CircuitOpen) as refusal:
-                self.breaker.admit()
-            assert 0 < refusal.value.retry_after <= self.open_for + 1e-9
-            return None
-        if self.state == "half-open":
-            self.probe = self.serial
-        return self.serial, self.epoch, self.breaker.admit()
-
-    @rule(call=consumes(calls))
-    def one_succeeds(self, call: tuple[int, int, int] | None) -> None:
-        if call is None:
-            return
-        _, epoch, generation = call
-        self.breaker.succeeded(generation)
-        if epoch == self.epoch:
-            if self.state == "half-open":
-                self._to("closed")
-            self.failures = 0
-
-    @rule(call=consumes(calls))
-    def one_fails(self, call: tuple[int, int, int] | None) -> None:
-        if call is None:
-            return
-        _, epoch, generation = call
-        self.breaker.failed(generation, Transient("down"))
-        if epoch == self.epoch:
-            self.failures += 1
-            if self.state == "half-open" or self.failures >= self.failures_to_open:
-                self._to("open")
-
-    @rule(call=consumes(calls))
-    def one_hangs_up(self, call: tuple[int, int, int] | None) -> None:
-        if call is None:
-            return
-        serial, epoch, generation = call
-        self.breaker.abandoned(generation)
-        if epoch == self.epoch and serial == self.probe:
-            self.probe = None
-
-    @rule()
-    def somebody_isolates(self) -> None:
-        self.breaker.isolate()
-        if self.state == "open":
-            self.opened_at = self.now
-        else:
-            self._to("open")
-
-    @invariant()
-    def they_agree(self) -> None:
-        assert self.breaker.state == self.state
-
-
-TestModel = Model.TestCase
-TestModel.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestWholeCalls = WholeCalls.TestCase
+TestWholeCalls.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

@@ -28,6 +28,10 @@ SCHEMA = {
 }
 
 
+TRACE_LABEL = "__OTEL_TRACEPARENT"
+TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
 class Prefect:
     """What people and workers do to a Prefect server, by its HTTP API."""
 
@@ -81,7 +85,11 @@ def of(prefect: Prefect) -> dict[str, Any]:
 async def test_a_run_is_accepted_handed_over_and_followed_to_its_end(serve: Serve, prefect: Prefect) -> None:
     """start answers 202; the run appears in Prefect once, tagged; its states and its reason come back."""
     async with serve(**of(prefect)) as client:
-        started = await client.post("/api/etl/start", json={"logical_date": "2026-03-01", "parameters": {"sample": 3}})
+        started = await client.post(
+            "/api/etl/start",
+            json={"logical_date": "2026-03-01", "parameters": {"sample": 3}},
+            headers={"traceparent": TRACEPARENT},
+        )
         assert started.status_code == 202, started.text
         run_id = started.json()["run_id"]
         assert started.json() == {"run_id": run_id, "status": "scheduled"}
@@ -97,6 +105,11 @@ async def test_a_run_is_accepted_handed_over_and_followed_to_its_end(serve: Serv
         assert flow_run["idempotency_key"] == run_id
         assert {f"run-id:{run_id}", f"correlation-id:{started.headers['x-correlation-id']}"} <= set(flow_run["tags"])
         assert flow_run["parameters"] == {"sample": 3, "logical_date": "2026-03-01"}
+        correlation_id = started.headers["x-correlation-id"]
+        assert (
+            flow_run["labels"].items() >= {"pipelines.correlation-id": correlation_id, TRACE_LABEL: TRACEPARENT}.items()
+        )
+        assert flow_run["job_variables"]["labels.pipelines/run-id"] == run_id
 
         async def is_in(state: str) -> Any:
             told = (await client.get(where)).json()

@@ -95,10 +95,11 @@ def test_each_request_is_one_json_line(server: Server) -> None:
         httpx.get(f"{server.url}/airlines", headers=headers)
     httpx.get(f"{server.url}/flights?date=2013-01-01", headers=headers)
     httpx.get(f"{server.url}/healthz", headers=headers)
-    httpx.get(f"{server.url}/planes", headers=headers)
+    httpx.get(f"{server.url}/planes", headers=headers | {"traceparent": f"00-{'a' * 32}-{'b' * 16}-01"})
     lines = _eventually_logged(server, "run-42", path="/planes")
     told = [(line["path"], line["status"], line["faults"]) for line in lines]
     assert told == [("/airlines", None, ["latency", "drop"]), ("/flights", 200, []), ("/planes", 200, [])]
+    assert [line.get("trace_id") for line in lines] == [None, None, "a" * 32]
     assert lines[1]["query"] == "date=2013-01-01"
     assert all(line["event"] == "request" and line["duration_ms"] > 0 for line in lines)
     assert not [line for line in server.log_lines() if line["level"] in ("warning", "error", "critical")]

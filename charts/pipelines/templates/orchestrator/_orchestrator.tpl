@@ -31,6 +31,9 @@ volumeMounts:
   value: {{ .Values.worker.querySeconds | quote }}
 - name: ORCHESTRATOR_KUBERNETES_NAMESPACE
   value: {{ .Release.Namespace }}
+{{- with include "pipelines.telemetryEnv" . }}
+{{ . }}
+{{- end }}
 {{- end -}}
 
 {{/* The pipelines as the orchestrator offers them: JSON. */}}

@@ -27,6 +27,13 @@ _OVER = frozenset({"COMPLETED", "FAILED", "CANCELLED"})
 # A run in one of these is handed back: it waits for its process, or was left so by an earlier process that died.
 _HANDED_BACK = frozenset({"PENDING", "RUNNING", "CRASHED"})
 
+# Prefect's own formats, with the correlation id at the end; its ids have no character that a format would expand.
+_LOG_FORMATS = {
+    "PREFECT_LOGGING_FORMATTERS_STANDARD_FORMAT": "%(name)s",
+    "PREFECT_LOGGING_FORMATTERS_STANDARD_FLOW_RUN_FMT": "Flow run %(flow_run_name)r",
+    "PREFECT_LOGGING_FORMATTERS_STANDARD_TASK_RUN_FMT": "Task run %(task_run_name)r",
+}
+
 # How long to try for a claim, at most. After that the flow, which names its failures in Prefect, tries once more.
 _CLAIM_WITHIN_SECONDS = 10.0
 
@@ -37,6 +44,9 @@ _HAND_BACK_WITHIN_SECONDS = 10.0
 def begin() -> bool:
     """Wait for the API, then claim the run and leave the claim in the environment; False: nothing is to be executed.
 
+    What Prefect will log in this process carries the run's correlation id, by formats that it reads from the
+    environment, where nobody has set them.
+
     Where the warehouse cannot be reached, True without a claim: the flow will take it, and name what fails.
 
     Raises:
@@ -44,16 +54,17 @@ def begin() -> bool:
     """
     wait_seconds = _wait_seconds()
     flow_run_id, _, run = _read(wait_seconds)
+    _name_lines(run.correlation_id)
     if run.state_type in _OVER:
-        _say("nothing to execute: the run is over", flow_run_id, state_type=run.state_type)
+        _say("nothing to execute: the run is over", flow_run_id, run, state_type=run.state_type)
         return False
     try:
         held = _claim(flow_run_id, run, within_seconds=min(wait_seconds, _CLAIM_WITHIN_SECONDS))
     except claim.UNREACHABLE as exc:
-        _say("no claim yet: the flow will take it", flow_run_id, reason=f"{type(exc).__name__}: {exc}")
+        _say("no claim yet: the flow will take it", flow_run_id, run, reason=f"{type(exc).__name__}: {exc}")
         return True
     if not held:
-        _say("nothing to execute: another process is executing the run", flow_run_id)
+        _say("nothing to execute: another process is executing the run", flow_run_id, run)
     return held
 
 
@@ -65,10 +76,10 @@ def hand_back() -> None:
     """
     flow_run_id, api, run = _read(_HAND_BACK_WITHIN_SECONDS)
     if run.state_type not in _HANDED_BACK:
-        _say("nothing to hand back", flow_run_id, state_type=run.state_type)
+        _say("nothing to hand back", flow_run_id, run, state_type=run.state_type)
         return
     if _is_held_by_another(flow_run_id, run):
-        _say("nothing to hand back: another process is executing the run", flow_run_id)
+        _say("nothing to hand back: another process is executing the run", flow_run_id, run)
         return
     try:
         answer = api.schedule_again(
@@ -78,7 +89,7 @@ def hand_back() -> None:
         )
     except (TimeoutError, ApiRefused) as exc:
         sys.exit(str(exc))
-    _say("handed back", flow_run_id, answer=answer)
+    _say("handed back", flow_run_id, run, answer=answer)
 
 
 def _read(within_seconds: float) -> tuple[UUID, PrefectApi, Scheduled]:
@@ -124,7 +135,7 @@ def _is_held_by_another(flow_run_id: UUID, run: Scheduled) -> bool:
     try:
         return asyncio.run(claim.is_held_by_another(warehouse_url, flow_run_id=flow_run_id, attempt=run.attempt))
     except claim.UNREACHABLE as exc:
-        _say("the warehouse cannot tell who executes the run", flow_run_id, reason=f"{type(exc).__name__}: {exc}")
+        _say("the warehouse cannot tell who executes the run", flow_run_id, run, reason=f"{type(exc).__name__}: {exc}")
         return False
 
 
@@ -136,8 +147,15 @@ def _wait_seconds() -> float:
         sys.exit(f"ETL_API_WAIT_SECONDS is {value!r}: set it to a number of seconds")
 
 
-def _say(event: str, flow_run_id: UUID, **facts: object) -> None:
-    line = {"timestamp": datetime.now(UTC).isoformat(), "event": event, "flow_run_id": str(flow_run_id), **facts}
+def _name_lines(correlation_id: str) -> None:
+    for variable, who in _LOG_FORMATS.items():
+        line = f"%(asctime)s.%(msecs)03d | %(levelname)-7s | {who} - %(message)s | correlation_id={correlation_id}"
+        os.environ.setdefault(variable, line)
+
+
+def _say(event: str, flow_run_id: UUID, run: Scheduled, **facts: object) -> None:
+    ids = {"flow_run_id": str(flow_run_id), "correlation_id": run.correlation_id}
+    line = {"timestamp": datetime.now(UTC).isoformat(), "event": event, **ids, **facts}
     sys.stderr.write(json.dumps(line) + "\n")
 
 

@@ -9,6 +9,7 @@ import httpx
 import polars as pl
 
 from etl.errors import SourceRefused, SourceUnavailable
+from etl.telemetry import trace_headers
 
 ARROW_STREAM = "application/vnd.apache.arrow.stream"
 
@@ -28,7 +29,7 @@ class Day:
 
 
 def open_client(base_url: str, *, timeout_seconds: float, correlation_id: str) -> httpx.AsyncClient:
-    """A client for the source; every request carries the run's correlation id."""
+    """A client for the source; every request carries the run's correlation id, and the trace where there is one."""
     return httpx.AsyncClient(
         base_url=base_url,
         timeout=httpx.Timeout(timeout_seconds, connect=min(timeout_seconds, _CONNECT_SECONDS)),
@@ -50,7 +51,7 @@ async def fetch_day(client: httpx.AsyncClient, dataset: str, day: date) -> Day:
     """
     request = f"GET {client.base_url.join(dataset)}?date={day}"
     try:
-        response = await client.get(f"/{dataset}", params={"date": day.isoformat()})
+        response = await client.get(f"/{dataset}", params={"date": day.isoformat()}, headers=trace_headers())
     except httpx.TransportError as exc:
         raise SourceUnavailable(f"{request}: {type(exc).__name__}: {exc or 'no answer'}") from exc
     if response.status_code in _TRANSIENT_STATUS or response.status_code >= 500:

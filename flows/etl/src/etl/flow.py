@@ -26,6 +26,7 @@ from etl.identity import RunIdentity, default_logical_date, this_run
 from etl.load import Loaded, LoadedBy, find_load, keep_day, keep_rejects, load_day
 from etl.report import degraded, loaded_already, markdown
 from etl.settings import EtlSettings
+from etl.telemetry import export_spans
 from etl.transform import DayTables, require_mostly_good, transform
 
 _EXTRACT_RETRIES = 3
@@ -111,6 +112,10 @@ async def _extract_both(settings: EtlSettings, day: date, correlation_id: str, *
         # Both are awaited to their end, so that the client is not closed under the one that is still trying.
         await asyncio.gather(flights, weather, return_exceptions=True)
         return flights.result(), weather.result()
+
+
+# Prefect opens the run's span before it calls the flow: that this module is imported is the last moment before.
+export_spans()
 
 
 @flow(name="daily_job", persist_result=False)

@@ -17,12 +17,9 @@ from structlog.processors import JSONRenderer
 from etl import catchup
 from etl.claim import Claim
 from etl.load import LoadedBy
+from etl.tags import RUN_ID_TAG, correlation_id
 
 _render = JSONRenderer()
-
-# The orchestrator's tags on a flow run.
-RUN_ID_TAG = "run-id:"
-CORRELATION_TAG = "correlation-id:"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,17 +51,11 @@ class RunIdentity:
 
 def identify(flow_run_id: UUID, tags: Collection[str], *, deployment_id: UUID | None = None) -> RunIdentity:
     """Read the tags; a run without them (the schedule's, or Prefect's own page's) goes by its flow-run id."""
-    told = {
-        prefix: tag.removeprefix(prefix)
-        for tag in tags
-        for prefix in (RUN_ID_TAG, CORRELATION_TAG)
-        if tag.startswith(prefix)
-    }
-    run_id = UUID(told[RUN_ID_TAG]) if RUN_ID_TAG in told else flow_run_id
+    run_ids = (tag.removeprefix(RUN_ID_TAG) for tag in tags if tag.startswith(RUN_ID_TAG))
     return RunIdentity(
-        run_id=run_id,
+        run_id=next((UUID(run_id) for run_id in run_ids), flow_run_id),
         flow_run_id=flow_run_id,
-        correlation_id=told.get(CORRELATION_TAG, str(run_id)),
+        correlation_id=correlation_id(flow_run_id, tags),
         deployment_id=deployment_id,
         catches_up=catchup.TAG in tags,
     )

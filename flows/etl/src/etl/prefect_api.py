@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 from uuid import UUID
 
+from etl.tags import correlation_id
+
 _ATTEMPT_TIMEOUT_SECONDS = 5.0
 PAUSE_SECONDS = 0.2
 
@@ -26,10 +28,11 @@ class ApiRefused(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Scheduled:
-    """What Prefect knows of a flow run: its state's type, and when it was last scheduled."""
+    """What Prefect knows of a flow run: its state's type, when it was last scheduled, and its correlation id."""
 
     state_type: str
     attempt: datetime
+    correlation_id: str
 
 
 class PrefectApi:
@@ -56,7 +59,11 @@ class PrefectApi:
             # The state first: if the run is scheduled anew in between, the attempt read is the newer one.
             run = self._request(f"/flow_runs/{flow_run_id}")
             timeline = self._request(f"/flow_run_states/?flow_run_id={flow_run_id}")
-            return Scheduled(state_type=str(run.get("state_type")), attempt=_last_scheduled(timeline))
+            return Scheduled(
+                state_type=str(run.get("state_type")),
+                attempt=_last_scheduled(timeline),
+                correlation_id=correlation_id(flow_run_id, run.get("tags") or ()),
+            )
 
         return self._patiently(read, flow_run_id, within_seconds)
 

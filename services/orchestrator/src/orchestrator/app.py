@@ -18,10 +18,13 @@ from orchestrator.api import backfilling, events, problems, runs, service
 from orchestrator.api.metrics import Metrics
 from orchestrator.api.parts import Parts
 from orchestrator.api.requests import Requests
+from orchestrator.backfills import FAILED
 from orchestrator.cancel import Canceller
 from orchestrator.diagnosis import Diagnosis
 from orchestrator.dispatch import Dispatcher
+from orchestrator.errors import EngineRefused, KubernetesRefused
 from orchestrator.ledger.connection import open_ledger
+from orchestrator.ledger.events import Seen
 from orchestrator.ledger.feed import Feed
 from orchestrator.ledger.leadership import Leadership
 from orchestrator.prefect_api import PrefectApi
@@ -31,6 +34,7 @@ from orchestrator.recovery import Recovery
 from orchestrator.resilience import Guard, Limits
 from orchestrator.settings import Settings
 from orchestrator.sync import Sync
+from orchestrator.tracing import Tracing, opened
 
 RESTART_SECONDS = 1.0
 
@@ -65,26 +69,40 @@ def create_app(
         handed_over = asyncio.Event()
         commands = Commands(namespace=settings.kubernetes_namespace, prefect_api=settings.prefect_api_url)
         db = open_ledger(url)
+        tracing = opened(settings.otlp_endpoint)
         try:
             async with (
                 prefect_api.client(settings, transport=transport) as client,
                 kubernetes_api.opened(
                     kubernetes,
                     namespace=settings.kubernetes_namespace,
-                    guard=Guard("kubernetes", limits=limits or Limits(), listeners=[_BreakerLog()]),
+                    guard=Guard(
+                        "kubernetes",
+                        limits=limits or Limits(),
+                        answers=(KubernetesRefused,),
+                        listeners=[_BreakerLog()],
+                    ),
                     observe=metrics.kubernetes_call,
                 ) as cluster,
             ):
-                guard = Guard("prefect", limits=limits or Limits(), listeners=[_BreakerLog()])
+                guard = Guard("prefect", limits=limits or Limits(), answers=(EngineRefused,), listeners=[_BreakerLog()])
                 prefect = PrefectApi(client, guard, observe=metrics.prefect_call)
-                dispatcher = Dispatcher(db=db, prefect=prefect, deployments=deployments, handed_over=handed_over)
+                seen = _teller(metrics, tracing)
+                dispatcher = Dispatcher(
+                    db=db,
+                    prefect=prefect,
+                    deployments=deployments,
+                    handed_over=handed_over,
+                    tracing=tracing,
+                    on_seen=seen,
+                )
                 recovery = Recovery(
                     db=db,
                     prefect=prefect,
                     kubernetes=cluster,
                     pipelines=pipelines,
                     leads=lambda: sync.leads,
-                    on_seen=metrics.seen,
+                    on_seen=seen,
                     on_acted=metrics.acted,
                 )
                 sync = Sync(
@@ -101,7 +119,7 @@ def create_app(
                     deployments=deployments,
                     poll_seconds=settings.poll_seconds,
                     handed_over=handed_over,
-                    on_seen=metrics.seen,
+                    on_seen=seen,
                     on_failure=metrics.sync_failed,
                     on_crash=recovery.wake,
                     max_attempts={one.name: one.max_attempts for one in settings.pipelines},
@@ -113,7 +131,7 @@ def create_app(
                     kubernetes=cluster,
                     grace_seconds=settings.cancel_grace_seconds,
                     deadline_seconds=settings.cancel_deadline_seconds,
-                    on_seen=metrics.seen,
+                    on_seen=seen,
                     on_acted=metrics.acted,
                 )
                 app.state.parts = Parts(
@@ -121,6 +139,8 @@ def create_app(
                     prefect=prefect,
                     pipelines=pipelines,
                     metrics=metrics,
+                    tracing=tracing,
+                    seen=seen,
                     feed=feed,
                     commands=commands,
                     wake=dispatcher.wake,
@@ -143,6 +163,7 @@ def create_app(
                         feed.end()
         finally:
             await db.dispose()
+            await tracing.close()
 
     app = FastAPI(
         title="Pipelines orchestrator",
@@ -167,6 +188,29 @@ def create_app(
 
     app.openapi = openapi  # type: ignore[method-assign] # FastAPI's documented way to extend its document
     return app
+
+
+def _teller(metrics: Metrics, tracing: Tracing) -> Callable[[Seen], None]:
+    """What hears of every recorded change of a run, whoever recorded it: the log, the metrics, the run's trace."""
+
+    def tell(change: Seen) -> None:
+        log.info("run adopted" if change.before is None else "run changed", **change.told)
+        metrics.seen(change)
+        if change.ended_at is not None and change.before is not change.state:
+            tracing.record(
+                "run",
+                parent=change.traceparent,
+                began=change.accepted_at,
+                ended=change.ended_at,
+                error=change.message or str(change.state) if change.state in FAILED else None,
+                run_id=str(change.run_id),
+                pipeline=change.pipeline,
+                correlation_id=change.correlation_id,
+                state=str(change.state),
+                state_name=change.state_name,
+            )
+
+    return tell
 
 
 @asynccontextmanager

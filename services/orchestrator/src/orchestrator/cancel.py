@@ -174,5 +174,4 @@ class Canceller:
 
     def _tell(self, seen: list[Seen]) -> None:
         for change in seen:
-            log.info("run changed", **change.told)
             self._on_seen(change)

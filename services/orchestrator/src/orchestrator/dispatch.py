@@ -1,18 +1,22 @@
 """Handing accepted runs to Prefect: each once, in the order of acceptance, for as long as it takes."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from uuid import UUID
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from orchestrator import marks
 from orchestrator.errors import EngineConfused, EngineRefused, EngineUnavailable, LedgerUnavailable, OrchestratorError
 from orchestrator.ledger import backfilling, handover
+from orchestrator.ledger.events import Seen
 from orchestrator.ledger.handover import Claim
 from orchestrator.prefect_api import PrefectApi
 from orchestrator.resilience import backoff
 from orchestrator.runs import FlowRun
+from orchestrator.tracing import Tracing
 
 IDLE_SECONDS = 1.0  # how soon a run is found whose acceptance nobody here was woken by
 
@@ -23,13 +27,25 @@ class Dispatcher:
     """One replica's share of handing over; any number may work on one ledger."""
 
     def __init__(
-        self, *, db: AsyncEngine, prefect: PrefectApi, deployments: Mapping[str, str], handed_over: asyncio.Event
+        self,
+        *,
+        db: AsyncEngine,
+        prefect: PrefectApi,
+        deployments: Mapping[str, str],
+        handed_over: asyncio.Event,
+        tracing: Tracing,
+        on_seen: Callable[[Seen], None],
     ) -> None:
-        """`deployments`: each pipeline's `flow/deployment`. `handed_over` is set after each success."""
+        """`deployments`: each pipeline's `flow/deployment`. `handed_over` is set after each success.
+
+        `on_seen` is told of runs that end here, because Prefect refuses them.
+        """
         self._db = db
         self._prefect = prefect
         self._deployments = deployments
         self._handed_over = handed_over
+        self._tracing = tracing
+        self._on_seen = on_seen
         self._accepted = asyncio.Event()
 
     def wake(self) -> None:
@@ -57,6 +73,7 @@ class Dispatcher:
     async def hand_over_one(self) -> bool:
         """Try the oldest run that is due; False when none is. Raises LedgerUnavailable."""
         handed_over = False
+        refused: Seen | None = None
         async with handover.claim(self._db, self._deployments) as claim:
             if claim is None:
                 return False
@@ -69,7 +86,7 @@ class Dispatcher:
                 await claim.postponed(str(exc), wait=wait, steps_aside=alone)
                 said.warning("run postponed", reason=str(exc), attempts=claim.attempts + 1, wait_seconds=round(wait, 2))
             except EngineRefused as exc:
-                await claim.refused(str(exc))
+                refused = await claim.refused(str(exc))
                 said.error("run refused by Prefect", reason=str(exc))
             else:
                 await claim.handed_over(flow_run)
@@ -77,6 +94,8 @@ class Dispatcher:
                 handed_over = True
         if handed_over:  # committed: the sync can see it now
             self._handed_over.set()
+        if refused is not None:
+            self._on_seen(refused)
         return True
 
     async def _create(self, claim: Claim) -> FlowRun:
@@ -85,9 +104,7 @@ class Dispatcher:
             deployment_id = None
         try:
             if deployment_id is not None:
-                return await self._prefect.create_flow_run(
-                    deployment_id, key=str(claim.run_id), parameters=claim.parameters, tags=_tags(claim)
-                )
+                return await self._create_in(deployment_id, claim)
         except EngineRefused as exc:
             if exc.status != 404:
                 raise
@@ -99,9 +116,19 @@ class Dispatcher:
                 "(python -m etl.deploy) and start the run again",
                 status=404,
             )
-        return await self._prefect.create_flow_run(
-            facts.deployment_id, key=str(claim.run_id), parameters=claim.parameters, tags=_tags(claim)
-        )
+        return await self._create_in(facts.deployment_id, claim)
+
+    async def _create_in(self, deployment_id: UUID, claim: Claim) -> FlowRun:
+        ids = {"run_id": str(claim.run_id), "correlation_id": claim.correlation_id, "pipeline": claim.pipeline}
+        with self._tracing.span("hand over", parent=claim.traceparent, kind="producer", **ids) as span:
+            return await self._prefect.create_flow_run(
+                deployment_id,
+                key=str(claim.run_id),
+                parameters=claim.parameters,
+                tags=marks.tags(claim.run_id, claim.correlation_id),
+                labels=marks.labels(claim.run_id, claim.correlation_id, span.traceparent),
+                job_variables=marks.job_variables(claim.run_id, claim.correlation_id),
+            )
 
     async def _serves_others(self, pipeline: str) -> bool:
         """Whether Prefect answers us sensibly at all, so that what failed is this one run's own trouble."""
@@ -116,7 +143,3 @@ class Dispatcher:
         if due is None:
             return IDLE_SECONDS
         return min(IDLE_SECONDS, max(0.02, (due - datetime.now(UTC)).total_seconds()))
-
-
-def _tags(claim: Claim) -> list[str]:
-    return [f"run-id:{claim.run_id}", f"correlation-id:{claim.correlation_id}"]

@@ -262,7 +262,6 @@ class Recovery:
         flow_run = await self._prefect.flow_run(flow_run_id)
         if flow_run is not None:
             for change in await following.record(self._db, [flow_run], {}, max_attempts=self._max_attempts):
-                log.info("run changed", **change.told)
                 self._on_seen(change)
         return flow_run
 

@@ -134,7 +134,7 @@ class Breaker:
             self._moving(self._record, error)
 
     def abandoned(self, generation: int) -> None:
-        """Report that a call admitted in `generation` was cancelled: another caller may probe, nothing is counted."""
+        """Report that a call admitted in `generation` tells nothing, as one that was cancelled: another may probe."""
         if generation == self._generation:
             self._probing = False
 
@@ -182,9 +182,12 @@ class Guard:
         name: str,
         *,
         limits: Limits,
+        answers: tuple[type[Exception], ...] = (),
         clock: Clock = time.monotonic,
         listeners: Iterable[pybreaker.CircuitBreakerListener] = (),
     ) -> None:
+        """`answers` are errors that show the other side to be well, such as a refusal. Others show nothing."""
+        self._answers = answers
         self.breaker = Breaker(
             name,
             failures_to_open=limits.failures_to_open,
@@ -250,11 +253,10 @@ class Guard:
         except Transient as exc:
             self.breaker.failed(generation, exc)
             raise
-        except Exception:
-            # the other side did answer, only not what was hoped for: its health is not in doubt
-            self.breaker.succeeded(generation)
-            raise
-        except BaseException:
-            self.breaker.abandoned(generation)
+        except BaseException as exc:
+            if isinstance(exc, self._answers):
+                self.breaker.succeeded(generation)
+            else:
+                self.breaker.abandoned(generation)
             raise
         self.breaker.succeeded(generation)

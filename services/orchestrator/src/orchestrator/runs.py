@@ -117,6 +117,7 @@ class FlowRun:
     idempotency_key: str | None
     origin: Origin
     tags: tuple[str, ...] = ()
+    traceparent: str | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
     state: State
     state_name: str
@@ -131,12 +132,12 @@ class FlowRun:
 
     @property
     def correlation_id(self) -> str:
-        """The one its tags carry, else one made of its own id."""
+        """The one its tags carry, else its own id."""
         for tag in self.tags:
             name, _, value = tag.partition(":")
             if name == "correlation-id" and CORRELATION_ID.fullmatch(value):
                 return value
-        return self.flow_run_id.hex
+        return str(self.flow_run_id)  # as the flow itself does, which knows nobody else's either
 
     @property
     def duration_ms(self) -> int | None:

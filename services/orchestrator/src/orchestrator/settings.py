@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "ORCHESTRATOR_"
+OTLP_ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
 HINTS = {
     "database_url": "the PostgreSQL URL of the orchestrator's own database, postgresql://user:password@host:5432/name",
@@ -19,6 +20,7 @@ HINTS = {
     "port": "the port to listen on, 1 to 65535",
     "log_level": "one of debug, info, warning, error",
     "poll_seconds": "the seconds between two looks at Prefect, 0.1 to 60",
+    "otlp_endpoint": "the base URL of an OTLP/HTTP collector, such as http://otel-collector:4318",
     "kubernetes_namespace": "the namespace of the flow runs' Jobs (leave it out where there is no Kubernetes)",
     "worker_query_seconds": "the seconds between two polls of a worker, above 0 and up to 60",
     "cancel_grace_seconds": "the seconds a cancelled run that never started is given to end by itself, 0 to 300",
@@ -61,7 +63,9 @@ class Pipeline(BaseModel):
 class DatabaseSettings(BaseSettings):
     """What `migrate` and `check-schema` need: the database alone."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="ignore", env_ignore_empty=True, populate_by_name=True
+    )
 
     database_url: SecretStr
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -96,6 +100,15 @@ class Settings(DatabaseSettings):
     worker_query_seconds: Annotated[float, Field(gt=0, le=60)] = 10.0
     cancel_grace_seconds: Annotated[float, Field(ge=0, le=300)] = 10.0
     cancel_deadline_seconds: Annotated[float, Field(ge=0, le=3600)] = 60.0
+    # under OpenTelemetry's own name, as its other variables (headers, certificates, resource) are read by it
+    otlp_endpoint: Annotated[str | None, Field(validation_alias=OTLP_ENDPOINT)] = None
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _is_a_collector(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("http://", "https://")):
+            raise ValueError("it is not an http:// or https:// URL")
+        return value
 
     @field_validator("prefect_api_url")
     @classmethod
@@ -138,11 +151,13 @@ def complaints(error: ValidationError) -> list[str]:
     """One line for each variable that is missing or wrong: what to put there, and never what is there."""
     lines: dict[str, str] = {}
     for problem in error.errors(include_input=False, include_context=False, include_url=False):
-        field = str(problem["loc"][0])
+        named = str(problem["loc"][0])
+        field = "otlp_endpoint" if named == OTLP_ENDPOINT else named
+        variable = OTLP_ENDPOINT if field == "otlp_endpoint" else f"{PREFIX}{field.upper()}"
         within = "".join(f"[{part!r}]" for part in problem["loc"][1:])
         if problem["type"] == "missing" and not within:
             what = "is missing"
         else:
             what = f"is wrong{' at ' + within if within else ''}: {problem['msg'].removeprefix('Value error, ')}"
-        lines.setdefault(field, f"{PREFIX}{field.upper()} {what}; set it to {HINTS[field]}")
+        lines.setdefault(field, f"{variable} {what}; set it to {HINTS[field]}")
     return list(lines.values())

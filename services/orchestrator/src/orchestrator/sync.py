@@ -128,7 +128,7 @@ class Sync:
                 gone = await following.lose(self._db, lost)
                 seen += [gone] if gone else []
         for change in seen:
-            self._tell(change)
+            self._on_seen(change)
         self._looked_at = time.monotonic()
         if sweep:
             self._swept_at = self._looked_at
@@ -195,10 +195,6 @@ class Sync:
         if self._odd.get(pipeline) != str(error):
             log.warning("pipeline cannot be followed", pipeline=pipeline, reason=str(error))
         self._odd[pipeline] = str(error)
-
-    def _tell(self, change: Seen) -> None:
-        log.info("run adopted" if change.before is None else "run changed", **change.told)
-        self._on_seen(change)
 
     def _failed(self, error: OrchestratorError) -> None:
         """Count every failure, log it once: until it is another or it is over."""

@@ -13,6 +13,7 @@ from structlog.contextvars import bound_contextvars
 CORRELATION_HEADER = "X-Correlation-ID"
 # Printable and short, so that an id is safe to repeat in headers and logs.
 CORRELATION_ID = re.compile(r"[\x21-\x7e]{1,128}")
+TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 # Probes come every few seconds and say nothing.
 QUIET_PATHS = frozenset({"/healthz"})
 
@@ -51,7 +52,7 @@ def configure(level: str) -> None:
 
 
 class AccessLog:
-    """ASGI middleware: logs each request with its correlation id, and returns the id to the client."""
+    """ASGI middleware: logs each request with its correlation id and trace, and returns the id to the client."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -63,6 +64,8 @@ class AccessLog:
             return
         given = Headers(scope=scope).get(CORRELATION_HEADER, "")
         correlation_id = given if CORRELATION_ID.fullmatch(given) else None
+        trace = TRACEPARENT.fullmatch(Headers(scope=scope).get("traceparent", ""))
+        told = {"trace_id": trace.group(1)} if trace else {}
         status: int | None = None
         sent = 0
 
@@ -77,7 +80,7 @@ class AccessLog:
             await send(message)
 
         began = time.perf_counter()
-        with bound_contextvars(correlation_id=correlation_id, faults=()):
+        with bound_contextvars(correlation_id=correlation_id, faults=(), **told):
             try:
                 await self._app(scope, receive, observe)
             except Exception:

@@ -57,11 +57,18 @@ async def backfill(
         digest=body.digest,
         parameters=runs.parameters(facts, {}, days.first),
         correlation_id=request.state.correlation_id,
+        traceparent=request.state.traceparent,
     )
     for _ in range(made):
         parts.metrics.accepted(pipeline.name)
     parts.wake()
-    log.info("backfill created", backfill_id=str(backfill_id), pipeline=pipeline.name, runs=made)
+    log.info(
+        "backfill created",
+        backfill_id=str(backfill_id),
+        pipeline=pipeline.name,
+        runs=made,
+        correlation_id=request.state.correlation_id,
+    )
     response.status_code = HTTPStatus.ACCEPTED
     response.headers["Location"] = f"/api/{pipeline.name}/backfill/{backfill_id}"
     return await _progress(pipeline, parts, backfill_id)
@@ -91,15 +98,21 @@ async def resume(backfill_id: UUID, pipeline: OfPipeline, parts: WithParts) -> B
 
 
 @router.post("/{backfill_id}/cancel", status_code=HTTPStatus.ACCEPTED, responses=FOLLOWED)
-async def cancel(backfill_id: UUID, pipeline: OfPipeline, parts: WithParts) -> BackfillProgress:
+async def cancel(backfill_id: UUID, request: Request, pipeline: OfPipeline, parts: WithParts) -> BackfillProgress:
     """Cancel what is queued at once and what runs as soon as Prefect hears of it."""
     ended = await backfilling.cancel(parts.db, pipeline.name, backfill_id)
     if ended is None:
         raise _unknown(pipeline, backfill_id)
     for one in ended:
-        parts.metrics.seen(one)
+        parts.seen(one)
     parts.wake_canceller()
-    log.info("backfill cancelled", backfill_id=str(backfill_id), pipeline=pipeline.name, ended=len(ended))
+    log.info(
+        "backfill cancelled",
+        backfill_id=str(backfill_id),
+        pipeline=pipeline.name,
+        ended=len(ended),
+        correlation_id=request.state.correlation_id,
+    )
     return await _progress(pipeline, parts, backfill_id)
 
 

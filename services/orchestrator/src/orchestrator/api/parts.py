@@ -10,24 +10,29 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from orchestrator.api.metrics import Metrics
 from orchestrator.errors import DeploymentMissing, UnknownPipeline
 from orchestrator.ledger import following, reading
+from orchestrator.ledger.events import Seen
 from orchestrator.ledger.feed import Feed
 from orchestrator.prefect_api import PrefectApi
 from orchestrator.reasons import Commands
 from orchestrator.runs import Facts
 from orchestrator.settings import Pipeline
+from orchestrator.tracing import Tracing
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
     """Everything open while the service runs.
 
-    `wake` tells the dispatcher of a run, `wake_canceller` the canceller of a wish; `check_schema` raises.
+    `seen` is told of every recorded change of a run. `wake` tells the dispatcher of a run, `wake_canceller` the
+    canceller of a wish; `check_schema` raises.
     """
 
     db: AsyncEngine
     prefect: PrefectApi
     pipelines: dict[str, Pipeline]
     metrics: Metrics
+    tracing: Tracing
+    seen: Callable[[Seen], None]
     feed: Feed
     commands: Commands
     wake: Callable[[], None]

@@ -2,6 +2,7 @@
 
 import re
 import time
+from http import HTTPStatus
 from uuid import uuid4
 
 import structlog
@@ -10,10 +11,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orchestrator.api import problems
 from orchestrator.errors import BodyTooLarge
+from orchestrator.marks import TRACEPARENT
 from orchestrator.runs import CORRELATION_ID
+from orchestrator.tracing import Tracing
 
 BODY_BYTES = 64 * 1024
-TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
 
 log = structlog.get_logger(__name__)
@@ -36,11 +38,27 @@ class Requests:
         state = scope.setdefault("state", {})
         state["correlation_id"] = correlation_id
         state["traceparent"] = traceparent if trace else None
+        if scope["path"] in PROBES:
+            await self._answer(scope, receive, send)
+            return
+        tracing: Tracing = scope["app"].state.parts.tracing
+        with tracing.span("request", parent=state["traceparent"], kind="server", correlation_id=correlation_id) as span:
+            state["traceparent"] = span.traceparent
+            status = await self._answer(scope, receive, send)
+            route = getattr(scope.get("route"), "path", "")
+            error = f"HTTP {status}" if status is None or status >= HTTPStatus.INTERNAL_SERVER_ERROR else None
+            span.told(
+                name=f"{scope['method']} {route}".strip(), error=error, **{"http.response.status_code": status or 0}
+            )
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> int | None:
+        """Answer, and write one line about it; the status, None where the caller hung up before there was one."""
+        correlation_id = scope["state"]["correlation_id"]
         asked = {"path": scope["path"], "correlation_id": correlation_id}
         answer = _Answer(send, correlation_id)
         started = time.monotonic()
         try:
-            body = await _read(receive, headers)
+            body = await _read(receive, Headers(scope=scope))
             if body is not None:
                 await self._app(scope, _replay(body, receive), answer.send)
         except BodyTooLarge as exc:
@@ -59,6 +77,7 @@ class Requests:
                 status=answer.status,
                 duration_ms=round((time.monotonic() - started) * 1000, 1),
             )
+        return answer.status
 
 
 async def _read(receive: Receive, headers: Headers) -> bytes | None:

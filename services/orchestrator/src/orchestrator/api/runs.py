@@ -78,15 +78,17 @@ async def start(
     if run_id is None:
         facts = await facts_of(pipeline, parts)
         day = runs.logical_date(asked.logical_date, zone=facts.timezone)
-        run_id, is_new = await acceptance.accept(
-            parts.db,
-            pipeline=pipeline.name,
-            logical_date=day,
-            parameters=runs.parameters(facts, asked.parameters, day),
-            correlation_id=request.state.correlation_id,
-            traceparent=request.state.traceparent,
-            key=key,
-        )
+        parameters = runs.parameters(facts, asked.parameters, day)
+        with parts.tracing.span("commit", parent=request.state.traceparent, pipeline=pipeline.name):
+            run_id, is_new = await acceptance.accept(
+                parts.db,
+                pipeline=pipeline.name,
+                logical_date=day,
+                parameters=parameters,
+                correlation_id=request.state.correlation_id,
+                traceparent=request.state.traceparent,
+                key=key,
+            )
         if is_new:
             parts.metrics.accepted(pipeline.name)
             parts.wake()
@@ -110,9 +112,15 @@ async def cancel(run_id: UUID, pipeline: OfPipeline, parts: WithParts) -> Cancel
     if asked.late:
         raise RunOver(f"run {run_id} is {asked.state} already: there is nothing left to cancel")
     if asked.ended is not None:
-        parts.metrics.seen(asked.ended)
+        parts.seen(asked.ended)
     parts.wake_canceller()
-    log.info("cancellation asked", run_id=str(run_id), pipeline=pipeline.name, state=str(asked.state))
+    log.info(
+        "cancellation asked",
+        run_id=str(run_id),
+        pipeline=pipeline.name,
+        state=str(asked.state),
+        correlation_id=asked.correlation_id,
+    )
     return Cancelling(run_id=run_id, state=asked.state)
 
 

@@ -57,6 +57,7 @@ async def create(
     digest: str,
     parameters: Mapping[str, Any],
     correlation_id: str,
+    traceparent: str | None,
 ) -> tuple[UUID, int]:
     """Commit the backfill that `digest` stands for, a run for each day; its id and how many runs are new.
 
@@ -77,7 +78,8 @@ async def create(
         made = new.on_conflict_do_update(index_elements=["pipeline", "digest"], set_={"created_at": func.now()})
         backfill_id: UUID = (await connection.execute(made.returning(backfills.c.id))).scalar_one()
         if plan.included:
-            await _make_runs(connection, backfill_id, plan, parameters, correlation_id)
+            caller = {"correlation_id": correlation_id, "traceparent": traceparent}
+            await _make_runs(connection, backfill_id, plan, parameters, caller)
     return backfill_id, len(plan.included)
 
 
@@ -121,7 +123,11 @@ def _row(plan: Plan) -> dict[str, Any]:
 
 
 async def _make_runs(
-    connection: AsyncConnection, backfill_id: UUID, plan: Plan, parameters: Mapping[str, Any], correlation_id: str
+    connection: AsyncConnection,
+    backfill_id: UUID,
+    plan: Plan,
+    parameters: Mapping[str, Any],
+    caller: Mapping[str, str | None],
 ) -> None:
     now = (await connection.execute(select(func.clock_timestamp()))).scalar_one()
     made = [
@@ -133,7 +139,7 @@ async def _make_runs(
             "state_name": State.SCHEDULED,
             "parameters": {**parameters, "logical_date": day.isoformat()},
             "origin": "api",
-            "correlation_id": correlation_id,
+            **caller,
             "accepted_at": now + timedelta(microseconds=number),  # the order they are handed over in
             "backfill_id": backfill_id,
         }

@@ -27,6 +27,7 @@ class Asked:
     """What became of a wish at once. `state` is where the run is, or is going; `late`: it was over before."""
 
     state: State
+    correlation_id: str
     late: bool = False
     ended: Seen | None = None
 
@@ -69,21 +70,21 @@ def _in(seconds: float) -> Any:
 async def ask(db: AsyncEngine, pipeline: str, run_id: UUID) -> Asked | None:
     """Commit the wish to cancel a run, and end the run here where Prefect does not have it; None for no such run."""
     async with transaction(db) as connection:
-        query = select(runs.c.state, runs.c.ended_at, runs.c.dispatched_at)
+        query = select(runs.c.state, runs.c.ended_at, runs.c.dispatched_at, runs.c.correlation_id)
         row = (
             await connection.execute(query.where(runs.c.run_id == run_id, runs.c.pipeline == pipeline))
         ).one_or_none()
         if row is None:
             return None
         if row.ended_at is not None:
-            return Asked(state=State(row.state), late=True)
+            return Asked(state=State(row.state), correlation_id=row.correlation_id, late=True)
         if row.dispatched_at is None:
             ended = await end_waiting(connection, [run_id])
             if ended:
                 await announce(connection, ended)
-                return Asked(state=State.CANCELLED, ended=ended[0])
+                return Asked(state=State.CANCELLED, correlation_id=row.correlation_id, ended=ended[0])
         await wish(connection, [run_id])
-        return Asked(state=State.CANCELLING)
+        return Asked(state=State.CANCELLING, correlation_id=row.correlation_id)
 
 
 async def wish(connection: AsyncConnection, run_ids: Collection[UUID], *, again: bool = False) -> None:
@@ -132,6 +133,7 @@ async def end_waiting(connection: AsyncConnection, run_ids: Collection[UUID]) ->
             started_at=None,
             ended_at=row.ended_at,
             first_start=False,
+            traceparent=row.traceparent,
         )
         for row in ended
     ]

@@ -30,6 +30,7 @@ class Seen:
     started_at: datetime | None
     ended_at: datetime | None
     first_start: bool
+    traceparent: str | None = None
 
     @property
     def told(self) -> dict[str, Any]:

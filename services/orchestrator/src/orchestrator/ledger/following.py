@@ -173,6 +173,7 @@ async def _change(connection: AsyncConnection, row: Any, told: FlowRun, events: 
     is_new = (row.state, row.state_name, row.message) != (told.state, told.state_name, told.message)
     started_at = told.started_at or row.started_at
     waits_anew = told.state is State.SCHEDULED and (before in PROCESS_ENDED or started_at != row.started_at)
+    traceparent = row.traceparent or told.traceparent
     if not before.may_become(told.state) or not (is_new or started_at != row.started_at):
         return None
     changed = await connection.execute(
@@ -186,6 +187,7 @@ async def _change(connection: AsyncConnection, row: Any, told: FlowRun, events: 
             ended_at=told.ended_at,
             rerun_due=False,
             waits_since=told.at if waits_anew else row.waits_since,
+            traceparent=traceparent,
         )
     )
     if changed.rowcount == 0:  # another replica was quicker; the next look compares with what it wrote
@@ -204,6 +206,7 @@ async def _change(connection: AsyncConnection, row: Any, told: FlowRun, events: 
         started_at=started_at,
         ended_at=told.ended_at,
         first_start=row.started_at is None and started_at is not None,
+        traceparent=traceparent,
     )
 
 
@@ -223,6 +226,7 @@ async def _adopt(
             parameters=dict(told.parameters),
             origin=told.origin,
             correlation_id=told.correlation_id,
+            traceparent=told.traceparent,
             accepted_at=told.expected_at,
             dispatched_at=told.expected_at,
             waits_since=func.clock_timestamp(),  # while nobody here knew of it, nobody could say what it waited for
@@ -248,6 +252,7 @@ async def _adopt(
         started_at=told.started_at,
         ended_at=told.ended_at,
         first_start=told.started_at is not None,
+        traceparent=told.traceparent,
     )
 
 

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from orchestrator.ledger.cancellation import wish
 from orchestrator.ledger.connection import transaction
-from orchestrator.ledger.events import append
+from orchestrator.ledger.events import Seen, append
 from orchestrator.ledger.tables import cancellations, pipelines, runs, waiting
 from orchestrator.runs import FlowRun, State
 
@@ -29,6 +29,7 @@ class Claim:
     pipeline: str
     parameters: dict[str, Any]
     correlation_id: str
+    traceparent: str | None
     attempts: int
     deployment: str | None
     deployment_id: UUID | None
@@ -60,10 +61,10 @@ class Claim:
             )
         )
 
-    async def refused(self, reason: str) -> None:
+    async def refused(self, reason: str) -> Seen:
         """Never: the run ends as Failed, and says why."""
         ended = {"state": State.FAILED, "state_name": State.FAILED, "message": reason}
-        at = (
+        row = (
             await self.connection.execute(
                 update(runs)
                 .where(runs.c.run_id == self.run_id)
@@ -74,11 +75,25 @@ class Claim:
                     next_attempt_at=None,
                     last_error=reason,
                 )
-                .returning(runs.c.ended_at)
+                .returning(runs.c.accepted_at, runs.c.ended_at)
             )
-        ).scalar_one()
-        event = {"run_id": self.run_id, "pipeline": self.pipeline, "kind": "ended", "at": at, "duration_ms": 0}
-        await append(self.connection, [event | ended])
+        ).one()
+        event = {"run_id": self.run_id, "pipeline": self.pipeline, "kind": "ended", "at": row.ended_at}
+        await append(self.connection, [event | ended | {"duration_ms": 0}])
+        return Seen(
+            run_id=self.run_id,
+            pipeline=self.pipeline,
+            correlation_id=self.correlation_id,
+            before=State.SCHEDULED,
+            state=State.FAILED,
+            state_name=State.FAILED,
+            message=reason,
+            accepted_at=row.accepted_at,
+            started_at=None,
+            ended_at=row.ended_at,
+            first_start=False,
+            traceparent=self.traceparent,
+        )
 
 
 @asynccontextmanager
@@ -105,6 +120,7 @@ async def claim(db: AsyncEngine, known: Collection[str]) -> AsyncIterator[Claim 
             runs.c.pipeline,
             runs.c.parameters,
             runs.c.correlation_id,
+            runs.c.traceparent,
             runs.c.dispatch_attempts,
             pipelines.c.deployment,
             pipelines.c.deployment_id,
@@ -133,6 +149,7 @@ async def claim(db: AsyncEngine, known: Collection[str]) -> AsyncIterator[Claim 
             pipeline=row.pipeline,
             parameters=row.parameters,
             correlation_id=row.correlation_id,
+            traceparent=row.traceparent,
             attempts=row.dispatch_attempts,
             deployment=row.deployment,
             deployment_id=row.deployment_id,

@@ -76,10 +76,23 @@ class PrefectApi:
         return found.told(name) if found else None
 
     async def create_flow_run(
-        self, deployment_id: UUID, *, key: str, parameters: Mapping[str, Any], tags: Sequence[str]
+        self,
+        deployment_id: UUID,
+        *,
+        key: str,
+        parameters: Mapping[str, Any],
+        tags: Sequence[str],
+        labels: Mapping[str, str],
+        job_variables: Mapping[str, Any],
     ) -> FlowRun:
         """Create the flow run whose idempotency key is `key`, or return the one that already is."""
-        body = {"idempotency_key": key, "parameters": dict(parameters), "tags": list(tags)}
+        body = {
+            "idempotency_key": key,
+            "parameters": dict(parameters),
+            "tags": list(tags),
+            "labels": dict(labels),
+            "job_variables": dict(job_variables),
+        }
         path = f"/deployments/{deployment_id}/create_flow_run"
         return shapes.read(shapes.FLOW_RUN, await self.ask("create_flow_run", "POST", path, body)).told()
 

@@ -8,6 +8,7 @@ import httpx
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from orchestrator.errors import EngineConfused
+from orchestrator.marks import TRACEPARENT, TRACEPARENT_LABEL
 from orchestrator.runs import Facts, FlowRun, Origin, Schedule, State
 
 PAGE = 200  # Prefect answers 422 to a larger limit
@@ -31,6 +32,7 @@ class _FlowRun(BaseModel):
     deployment_id: UUID | None = None
     idempotency_key: str | None = None
     tags: tuple[str, ...] = ()
+    labels: dict[str, Any] = Field(default_factory=dict)
     parameters: dict[str, Any] = Field(default_factory=dict)
     state: _State
     expected_start_time: datetime | None = None
@@ -47,12 +49,14 @@ class _FlowRun(BaseModel):
         scheduled = self.auto_scheduled or (self.created_by is not None and self.created_by.type == "SCHEDULE")
         origin: Origin = "schedule" if scheduled else "prefect"
         state = State.of(self.state.type)
+        traceparent = self.labels.get(TRACEPARENT_LABEL)
         return FlowRun(
             flow_run_id=self.id,
             deployment_id=self.deployment_id,
             idempotency_key=self.idempotency_key,
             origin=origin,
             tags=self.tags,
+            traceparent=traceparent if isinstance(traceparent, str) and TRACEPARENT.fullmatch(traceparent) else None,
             parameters=self.parameters,
             state=state,
             state_name=self.state.name,
