@@ -38,9 +38,8 @@ async def main(silent_source: str) -> None:
     """Run them all."""
     ended = {type(error).__name__: await failing(index, return_state=True) for index, error in enumerate(ERRORS)}
     ended["timeout"] = await waiting(silent_source, return_state=True)
-    sys.stdout.write(
-        json.dumps({case: [state.type, state.name, state.message] for case, state in ended.items()}) + "\n"
-    )
+    seen = {case: [state.type, state.name, state.message] for case, state in ended.items()}
+    sys.stdout.write(json.dumps(seen) + "\n")
 
 
 if __name__ == "__main__":
