@@ -21,7 +21,7 @@ from .catalogue import FAULTS
 from .checker import Broken, judge
 from .facts import Sample
 from .fault import Fault
-from .kits import ProxyKit
+from .kits import ProxyKit, clear_leftovers
 from .ours import Ours
 from .report import show_summary, write
 from .scenario import Load, play, revision_of, say
@@ -77,6 +77,7 @@ async def _play_all(side: Side, faults: list[Fault], load: Load, data: Path) -> 
     kit: ProxyKit | None = None
     side.open()
     try:
+        await asyncio.to_thread(clear_leftovers, side)
         for number, fault in enumerate(faults, 1):
             say(f"== {side.name}: {fault.title} ({number} of {len(faults)})")
             try:
@@ -116,7 +117,11 @@ def _exchanged(kit: ProxyKit | None, fault: Fault, side: Side) -> ProxyKit | Non
     if fault.kit is None:
         return None
     wanted = fault.kit(side)
-    wanted.install()
+    try:
+        wanted.install()
+    except BaseException:
+        wanted.remove()
+        raise
     return wanted
 
 
