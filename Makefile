@@ -73,6 +73,10 @@ test-unit: environment ## unit tests, on an embedded PostgreSQL
 test-processes: environment ## flow runs and examples as processes of their own, on a real Prefect server
 	@$(PYTEST) -m processes tests/unit tests/processes
 
+.PHONY: test-api
+test-api: environment ## thousands of requests generated from the OpenAPI document, against the running API
+	@$(PYTEST) tests/unit/orchestrator/test_generated.py
+
 .PHONY: test-chart
 test-chart: environment ## the chart, rendered by helm
 	@$(PYTEST) tests/chart

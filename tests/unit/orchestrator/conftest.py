@@ -11,6 +11,7 @@ import httpx
 import pytest
 import structlog
 from fastapi import FastAPI
+from kubernetes.aio.client import Configuration
 from orchestrator import migrations
 from orchestrator.app import create_app
 from orchestrator.ledger.connection import open_ledger
@@ -105,10 +106,13 @@ def serve(database_url: str) -> Serve:
     """`async with serve(transport) as client`: the application on the test's ledger, Prefect played by `transport`."""
 
     def served(
-        transport: httpx.AsyncBaseTransport | None = None, *, limits: Limits | None = None, **more: Any
+        transport: httpx.AsyncBaseTransport | None = None,
+        *,
+        kubernetes: Configuration | None = None,
+        limits: Limits | None = None,
+        **more: Any,
     ) -> AbstractAsyncContextManager[httpx.AsyncClient]:
-        return answering(
-            create_app(settings(**({"database_url": database_url} | more)), transport=transport, limits=limits)
-        )
+        chosen = settings(**({"database_url": database_url} | more))
+        return answering(create_app(chosen, kubernetes=kubernetes, transport=transport, limits=limits))
 
     return served

@@ -4,6 +4,7 @@ import re
 import shlex
 import string
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
@@ -23,6 +24,9 @@ from .test_dispatch import accept
 
 IN_CLUSTER = Commands(namespace="flows", prefect_api="http://mine-prefect-server.flows.svc:4200/api")
 ON_LAPTOP = Commands(namespace=None, prefect_api="http://127.0.0.1:4200/api")
+PART = Path(__file__).parents[3] / "services" / "orchestrator"
+README = (PART / "README.md").read_text()
+SOURCES = {path.name: path.read_text() for path in (PART / "src" / "orchestrator").rglob("*.py")}
 BEGUN = datetime(2026, 3, 1, 9, 0, tzinfo=UTC)
 
 
@@ -45,6 +49,14 @@ def test_every_kind_is_whole(kind: Kind) -> None:
         assert words[0] in {"kubectl", "prefect", "curl"}, fix
         assert "$(reboot)" not in words, "a name stayed one word"
         assert "{" not in fix
+
+
+@pytest.mark.parametrize("kind", CATALOGUE.values(), ids=list(CATALOGUE))
+def test_every_kind_is_documented_and_used(kind: Kind) -> None:
+    """The README has its id, title and meaning; some rule finds it."""
+    mark = " ↻" if kind.goes_on else ""
+    assert f"\n| `{kind.id}` | {kind.title}{mark} | {kind.meaning} |" in README
+    assert any(f'"{kind.id}"' in rules for name, rules in SOURCES.items() if name != "catalogue.py")
 
 
 def test_titles_are_told_apart() -> None:

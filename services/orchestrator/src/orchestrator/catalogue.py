@@ -290,6 +290,12 @@ _ENDS = (
         fix=_LOGS,
     ),
     Kind(
+        id="PL114",
+        title="Not started in time",
+        meaning="The run waited for its start for longer than its pipeline allows, and nothing that was seen held it.",
+        fix="{prefect} flow-run inspect {flow_run}",
+    ),
+    Kind(
         id="PL199",
         title="Failed",
         meaning="The run failed, and its message is all that is known.",

@@ -105,8 +105,6 @@ class Diagnosis:
         self._looked_at = now
         return True
 
-    # -- what holds
-
     async def _see(self, open_runs: Sequence[Open], flow_runs: Mapping[UUID, FlowRun]) -> Sight:
         now = datetime.now(UTC)
         mine = {one.flow_run_id: one for one in open_runs if one.flow_run_id}
@@ -236,8 +234,6 @@ class Diagnosis:
         for noted in await reasons.hold(self._db, found):
             _tell(noted)
         self._held = any(found.values())
-
-    # -- what ended
 
     async def _explain(self, facts: Mapping[UUID, tuple[str, Facts]]) -> None:
         """Find the causes of the runs that failed, before their pods and Jobs are gone."""

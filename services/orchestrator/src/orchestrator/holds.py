@@ -68,7 +68,7 @@ class Sight:
     @property
     def unpolled(self) -> timedelta:
         """How long a queue may go without a poll while a worker serves it."""
-        return timedelta(seconds=max(8.0, 1.5 * self.query_seconds + 2))
+        return timedelta(seconds=max(10.0, 1.5 * self.query_seconds + 2))
 
     def named(self, holders: Collection[UUID]) -> str:
         """A few of these flow runs, by their run ids where they have one here."""

@@ -15,7 +15,7 @@ UNPLACED = timedelta(seconds=3)
 MAKING = timedelta(seconds=5)
 MAKING_LONG = timedelta(seconds=60)
 GONE = timedelta(seconds=10)
-SILENT = timedelta(seconds=95)  # three heartbeats of 30 s, and what the last of them takes to be seen
+SILENT = timedelta(seconds=80)  # two heartbeats of 30 s did not come, and the second is late
 
 IMAGE = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
@@ -86,7 +86,7 @@ def _silent(flow_run: FlowRun, pod: Pod | None, sight: Sight) -> Finding | None:
         return None
     where = f"pod {pod.name} on node {pod.node} runs" if pod else "the run is Running"
     detail = f"{where}, last heard of {(sight.now - heard).total_seconds():.0f} s ago"
-    return Finding(kind="PL016", detail=detail, names={"pod": pod.name if pod else ""}, since=heard)
+    return Finding(kind="PL016", detail=detail, names={"pod": pod.name if pod else ""}, since=heard + SILENT)
 
 
 def _pending(flow_run: FlowRun, jobs: Sequence[Job], pods: Sequence[Pod], sight: Sight) -> Finding | None:

@@ -7,8 +7,8 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Row
 
+from orchestrator.api.held import HeldRuns, ReasonAnswer
 from orchestrator.ledger.reading import Remembered
-from orchestrator.reasons import Reason
 from orchestrator.runs import Origin, Schedule, State, duration_ms
 from orchestrator.settings import Pipeline
 
@@ -24,6 +24,7 @@ class StartRequest(BaseModel):
 
     logical_date: str | None = Field(
         default=None,
+        json_schema_extra={"format": "date"},
         description="The day the run is about, YYYY-MM-DD; yesterday in the schedule's timezone when left out",
     )
     parameters: dict[str, Any] = Field(
@@ -57,28 +58,6 @@ class Handover(BaseModel):
     attempts: int
     last_error: str | None
     next_attempt_at: datetime | None
-
-
-class ReasonAnswer(BaseModel):
-    """Why a run does not go on, or ended: `PL001` and on hold it, `PL101` and on ended it."""
-
-    id: str = Field(description="Stable: the same id always means the same")
-    title: str
-    detail: str = Field(description="The evidence, with names and numbers")
-    fix: str = Field(description="A command that works when pasted")
-    since: datetime
-
-    @classmethod
-    def of(cls, reason: Reason) -> "ReasonAnswer":
-        """The answer about one reason."""
-        return cls(id=reason.id, title=reason.title, detail=reason.detail, fix=reason.fix, since=reason.since)
-
-    @classmethod
-    def of_row(cls, row: Row[Any]) -> "ReasonAnswer | None":
-        """The reason in a row of the ledger's runs; None where it has none."""
-        if row.reason_id is None:
-            return None
-        return cls.of(Reason(id=row.reason_id, detail=row.reason_detail, fix=row.reason_fix, since=row.reason_since))
 
 
 class RunStatus(BaseModel):
@@ -212,13 +191,6 @@ class LastRun(BaseModel):
     ended_at: datetime | None
 
 
-class HeldRuns(BaseModel):
-    """A reason that holds runs of a pipeline, or its schedule, and how many."""
-
-    runs: int = Field(description="0 for a reason that holds the schedule alone")
-    reason: ReasonAnswer
-
-
 class PipelineAnswer(BaseModel):
     """One pipeline at a glance, as Prefect last told (`seen_at`)."""
 
@@ -250,6 +222,7 @@ class PipelineAnswer(BaseModel):
                     },
                     "held": [],
                     "breaker": "closed",
+                    "source_breaker": "closed",
                     "seen_at": "2026-03-02T08:10:00Z",
                 }
             ]
@@ -265,6 +238,9 @@ class PipelineAnswer(BaseModel):
     last_run: LastRun | None
     held: list[HeldRuns] = Field(description="What keeps its runs, or its schedule, from going on")
     breaker: str = Field(description="The circuit to Prefect: closed, open or half-open")
+    source_breaker: str | None = Field(
+        description="The circuit between the flow and its source, as Prefect last told; null until it has first changed"
+    )
     seen_at: datetime | None = Field(description="When Prefect last told of the deployment")
 
     @classmethod
@@ -292,6 +268,7 @@ class PipelineAnswer(BaseModel):
             last_run=LastRun(**{field: getattr(last, field) for field in LastRun.model_fields}) if last else None,
             held=held,
             breaker=breaker,
+            source_breaker=known.source_breaker if known else None,
             seen_at=known.seen_at if known else None,
         )
 

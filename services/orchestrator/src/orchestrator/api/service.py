@@ -4,27 +4,15 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Any
 
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
-from sqlalchemy import Row
 
-from orchestrator.api import problems
-from orchestrator.api.answers import (
-    Alive,
-    Dependency,
-    HeldRuns,
-    PipelineAnswer,
-    Pipelines,
-    Readiness,
-    ReasonAnswer,
-)
-from orchestrator.api.parts import WithParts
+from orchestrator.api import held, problems
+from orchestrator.api.answers import Alive, Dependency, PipelineAnswer, Pipelines, Readiness
+from orchestrator.api.parts import WithCaller, WithParts
 from orchestrator.errors import OrchestratorError
 from orchestrator.ledger import reading
-from orchestrator.ledger.reading import Remembered
-from orchestrator.reasons import Commands, Reason
 
 router = APIRouter(tags=["service"])
 
@@ -32,14 +20,19 @@ CHECK_SECONDS = 2.0
 
 
 @router.get("/api/pipelines", responses=problems.responses(503))
-async def pipelines(parts: WithParts) -> Pipelines:
-    """Every pipeline with its schedule, next run and last run; from the ledger, so also while Prefect is away."""
+async def pipelines(parts: WithParts, caller: WithCaller) -> Pipelines:
+    """The pipelines that the caller may read, each with its schedule, next run and last run.
+
+    From the ledger, so also while Prefect is away.
+    """
+    names = await caller.readable(parts.pipelines)
     known = await reading.remembered(parts.db)
-    last = await reading.last_runs(parts.db, list(parts.pipelines))
+    last = await reading.last_runs(parts.db, names)
     holds = await reading.holds(parts.db)
     now = datetime.now(UTC)
     answers = []
-    for name, configured in parts.pipelines.items():
+    for name in names:
+        configured = parts.pipelines[name]
         told = known.get(name)
         if told is not None and told.facts.deployment != configured.deployment:
             told = None  # what is remembered is about the deployment this name stood for before
@@ -49,29 +42,12 @@ async def pipelines(parts: WithParts) -> Pipelines:
                 configured.deployment,
                 known=told,
                 last=last.get(name),
-                held=_held(name, holds, told, parts.commands),
+                held=held.of_pipeline(name, holds, told, parts.commands),
                 breaker=parts.prefect.breaker,
                 now=now,
             )
         )
     return Pipelines(pipelines=answers)
-
-
-def _held(name: str, holds: list[Row[Any]], told: Remembered | None, commands: Commands) -> list[HeldRuns]:
-    found = []
-    if told is not None and told.facts.paused and told.missing_since is None:
-        paused = commands.reason(
-            "PL004",
-            f"deployment {told.facts.deployment} is paused: its schedule makes no runs",
-            since=told.seen_at,
-            deployment_id=told.facts.deployment_id,
-        )
-        found.append(HeldRuns(runs=0, reason=ReasonAnswer.of(paused)))
-    for row in holds:
-        if row.pipeline == name:
-            reason = Reason(id=row.id, detail=row.detail, fix=row.fix, since=row.since)
-            found.append(HeldRuns(runs=row.held, reason=ReasonAnswer.of(reason)))
-    return found
 
 
 @router.get("/healthz")
