@@ -101,7 +101,7 @@ test-faults: environment ## play faults on that cluster: make test-faults FAULTS
 	@$(VENV)/python -m tests.faults run --faults "$(FAULTS)" --sides "$(SIDES)" --runs $(RUNS) --seed $(SEED) $(ARGS)
 
 .PHONY: faults-report
-faults-report: environment ## write docs/faults from the raw samples
+faults-report: environment ## write docs/faults, and its summary in the README, from the raw samples
 	@$(VENV)/python -m tests.faults report
 
 .PHONY: lint

@@ -21,9 +21,9 @@ from .catalogue import FAULTS
 from .checker import Broken, judge
 from .facts import Sample
 from .fault import Fault
-from .kits import ProxyKit
+from .kits import ProxyKit, clear_leftovers
 from .ours import Ours
-from .report import write
+from .report import show_summary, write
 from .scenario import Load, play, revision_of, say
 from .side import Side
 from .stock.side import Stock
@@ -48,11 +48,12 @@ def main() -> None:
     run.add_argument("--within", type=float, default=WITHIN, help="seconds until a run counts as stuck")
     run.add_argument("--data", type=Path, default=DATA)
     run.add_argument("--again", action="store_true", help="also what was played before")
-    report = commands.add_parser("report", help="write docs/faults from the raw samples")
+    report = commands.add_parser("report", help="write docs/faults and the README's summary from the raw samples")
     report.add_argument("--data", type=Path, default=DATA)
     arguments = parser.parse_args()
     if arguments.command == "report":
         write(arguments.data, DATA.parent, within=WITHIN)
+        show_summary(ROOT / "README.md", DATA.parent / "summary.md")
         return
     faults = _chosen(arguments.faults)
     load = Load(runs=arguments.runs, rate=arguments.rate, seed=arguments.seed, within=arguments.within)
@@ -76,6 +77,7 @@ async def _play_all(side: Side, faults: list[Fault], load: Load, data: Path) -> 
     kit: ProxyKit | None = None
     side.open()
     try:
+        await asyncio.to_thread(clear_leftovers, side)
         for number, fault in enumerate(faults, 1):
             say(f"== {side.name}: {fault.title} ({number} of {len(faults)})")
             try:
@@ -115,7 +117,11 @@ def _exchanged(kit: ProxyKit | None, fault: Fault, side: Side) -> ProxyKit | Non
     if fault.kit is None:
         return None
     wanted = fault.kit(side)
-    wanted.install()
+    try:
+        wanted.install()
+    except BaseException:
+        wanted.remove()
+        raise
     return wanted
 
 

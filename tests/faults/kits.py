@@ -97,7 +97,8 @@ class ProxyKit:
             "image": worker["spec"]["template"]["spec"]["containers"][0]["image"],  # any that has Python
             "imagePullPolicy": "IfNotPresent",
             "command": ["python", "/proxy/proxy.py", f"--port={self.port}", f"--control={_CONTROL}", *self.arguments()],
-            "ports": [{"name": "proxied", "containerPort": self.port}, {"containerPort": _CONTROL}],
+            # The release names the port of its server.
+            "ports": [{"name": "http", "containerPort": self.port}, {"containerPort": _CONTROL}],
             "readinessProbe": {"tcpSocket": {"port": _CONTROL}, "periodSeconds": 1},
             "resources": {"requests": {"cpu": "50m", "memory": "32Mi"}},
             "securityContext": _CONTAINER_SECURITY,
@@ -249,3 +250,11 @@ cat tls.crt; echo ===; cat tls.key"""
         assert done.returncode == 0, done.stderr
         certificate, _, key = done.stdout.partition("===\n")
         return certificate, key
+
+
+def clear_leftovers(side: Side) -> None:
+    """Take away what a series that was killed left in place."""
+    there = {one["metadata"]["name"] for one in side.kubectl.items("deployments")}
+    for kind in (PrefectProxy, KubernetesProxy):
+        if kind.name in there:
+            kind(side).remove()

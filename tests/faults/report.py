@@ -12,6 +12,9 @@ from .fault import Fault
 
 Samples = Mapping[str, Sequence[Sample]]  # by the fault's name
 
+# What another page takes over of the report stands between these lines.
+BEGIN, END = "<!-- faults: summary -->\n", "<!-- /faults -->\n"
+
 _NAMES: Mapping[SideName, str] = {"ours": "this platform", "stock": "stock Prefect"}
 _COUNTED = (Broken.LOST, Broken.DOUBLED, Broken.STUCK)
 
@@ -35,6 +38,15 @@ def load(data: Path, side: SideName) -> dict[str, list[Sample]]:
         sample = Sample.load(path)
         found[sample.scenario.fault].append(sample)
     return found
+
+
+def show_summary(page: Path, summary_page: Path) -> None:
+    """Put the summary as it is now between the lines that mark its place on another page."""
+    before, _, rest = page.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise SystemExit(f"{page} has no place for the summary: write {BEGIN.strip()} and {END.strip()} into it")
+    page.write_text(f"{before}{BEGIN}{summary_page.read_text()}{END}{after}")
 
 
 def write(data: Path, folder: Path, *, within: float) -> None:

@@ -111,7 +111,8 @@ async def _moment(caller: Caller, stage: Stage, asking: "asyncio.Task[None]", *,
             return met
         if asking.done():
             patient_until = patient_until or now() + _MOMENT_SECONDS
-            if met["loading"] or now() > patient_until:
+            all_over = bool(met.total()) and not any(met[state] for state in WANTED)
+            if met["loading"] or all_over or now() > patient_until:
                 return met
         await asyncio.sleep(_LOOK_SECONDS)
 

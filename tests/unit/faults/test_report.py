@@ -10,9 +10,6 @@ from .test_checker import DAY, GOOD
 
 ROOT = Path(__file__).parents[3]
 
-# What other pages take over of the report stands between these lines.
-BEGIN, END = "<!-- faults: summary -->\n", "<!-- /faults -->\n"
-
 
 def sample(fault: str, seed: int, *cases: Case, **more: object) -> Sample:
     scenario = Scenario(
@@ -105,5 +102,5 @@ def test_the_pages_are_made_from_the_samples(tmp_path: Path) -> None:
     report.write(DATA, tmp_path, within=WITHIN)
     for name in ("README.md", "summary.md"):
         assert (DATA.parent / name).read_text() == (tmp_path / name).read_text(), f"run make faults-report: {name}"
-    shown = (ROOT / "README.md").read_text().partition(BEGIN)[2].partition(END)[0]
+    shown = (ROOT / "README.md").read_text().partition(report.BEGIN)[2].partition(report.END)[0]
     assert shown == (tmp_path / "summary.md").read_text()
