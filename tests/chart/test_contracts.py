@@ -168,6 +168,14 @@ def test_the_orchestrator_ends_cancelled_runs_before_prefect_does(objects: list[
     assert float(timeout) > Settings.model_fields["cancel_deadline_seconds"].default
 
 
+def test_leases_of_slots_outlive_the_servers_process(objects: list[Manifest]) -> None:
+    """They are files in Prefect's home, which is on a volume of the pod."""
+    [container] = find(objects, "Deployment", "pipelines-prefect-server")["spec"]["template"]["spec"]["containers"]
+    env = {one["name"]: one.get("value") for one in container["env"]}
+    assert env["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"] == "prefect.server.concurrency.lease_storage.filesystem"
+    assert any(env["PREFECT_HOME"].startswith(mount["mountPath"]) for mount in container["volumeMounts"])
+
+
 def test_the_job_template_keeps_prefects_variables(objects: list[Manifest]) -> None:
     """What a deployment may override with the stock template it may override here, but for what 0.8.0 never reads."""
     template = registration(objects)["workPool"]["baseJobTemplate"]

@@ -15,6 +15,7 @@ from .platform import Kubectl, Platform, Release
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = os.environ.get("TEST_CLUSTER", "pipelines-test")
+NAMESPACE = os.environ.get("TEST_NAMESPACE", "pipelines")
 TOOLS = ("docker", "kind", "kubectl", "helm")
 
 
@@ -46,7 +47,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def release(request: pytest.FixtureRequest) -> Iterator[Release]:
     """The chart installed by `make up`, with the images of this checkout, in a namespace that enforces `restricted`."""
-    release = Release(cluster=CLUSTER, namespace="pipelines", name="pipelines", root=ROOT)
+    release = Release(cluster=CLUSTER, namespace=NAMESPACE, name="pipelines", root=ROOT)
     try:
         release.up()
         yield release

@@ -11,9 +11,10 @@ import httpx
 import pytest
 from orchestrator import remedies
 from orchestrator.backfills import Mode, Range
-from orchestrator.ledger import backfilling, cancellation
+from orchestrator.ledger import backfilling, cancellation, reasons
 from orchestrator.ledger.events import Seen
 from orchestrator.ledger.tables import cancellations, pipelines, run_events, runs
+from orchestrator.reasons import Reason
 from orchestrator.recovery import Recovery
 from orchestrator.settings import Missed, Pipeline
 from sqlalchemy import func, select, update
@@ -52,6 +53,10 @@ def recovering(db: AsyncEngine) -> Recovering:
     @asynccontextmanager
     async def opened(wire: PrefectWire, cluster: ClusterWire | None = None, **policy: Any) -> AsyncIterator[Watched]:
         watched = Watched()
+        if not wire.pools:
+            wire.add_pool()
+        for flow_run in wire.flow_runs.values():
+            flow_run["work_pool_name"] = "pipelines"
         async with prefect_on(wire) as prefect, speaking_to(cluster) as kubernetes:
             watched.recovery = Recovery(
                 db=db,
@@ -96,8 +101,9 @@ async def heard_of(db: AsyncEngine) -> None:
 async def messages(db: AsyncEngine, run_id: UUID) -> list[tuple[str, str, str | None]]:
     async with db.begin() as connection:
         event = run_events.c
-        query = select(event.state, event.state_name, event.message).where(event.run_id == run_id).order_by(event.id)
-        return [tuple(row) for row in await connection.execute(query)][1:]
+        query = select(event.state, event.state_name, event.message).where(event.run_id == run_id)
+        changes = query.where(event.reason.is_(None), event.kind != "submitted").order_by(event.id)
+        return [tuple(row) for row in await connection.execute(changes)]
 
 
 def requests(wire: PrefectWire) -> int:
@@ -335,6 +341,63 @@ async def test_a_worker_is_given_its_time(db: AsyncEngine, recovering: Recoverin
 
 
 @pytest.mark.usefixtures("hurried")
+@pytest.mark.parametrize("state", ["PENDING", "RUNNING"])
+async def test_where_a_pool_runs_processes_a_missing_job_means_nothing(
+    db: AsyncEngine, recovering: Recovering, follow: Follow, state: str
+) -> None:
+    """A deployment may be given to another kind of worker."""
+    wire, cluster = PrefectWire(), ClusterWire()
+    wire.add_pool(type="process")
+    _, flow_run_id = await handed_over_run(db, wire)
+    wire.move(flow_run_id, state)
+    await following(follow, wire)
+    async with recovering(wire, cluster) as watched:
+        await watched.look()
+    assert (watched.acted, requests(wire)) == ([], 0)
+
+
+@pytest.mark.usefixtures("hurried")
+async def test_a_silent_pod_is_given_up_and_its_run_rerun(
+    db: AsyncEngine, recovering: Recovering, follow: Follow
+) -> None:
+    """Its Job goes first, then the next attempt begins; a silence that has just begun is waited out."""
+    wire, cluster = PrefectWire(), ClusterWire()
+    run_id, flow_run_id = await handed_over_run(db, wire)
+    wire.move(flow_run_id, "RUNNING")
+    await following(follow, wire)
+    cluster.add_job(flow_run_id, active=1)
+    cluster.add_pod(flow_run_id, phase="Running")
+    async with recovering(wire, cluster) as watched:
+        for ago in (30, 90):
+            since = datetime.now(UTC) - timedelta(seconds=ago)
+            silent = Reason(id="PL016", detail="no heartbeat for 3 minutes", fix="kubectl logs", since=since)
+            await reasons.hold(db, {run_id: None})
+            await reasons.hold(db, {run_id: silent})
+            await watched.look()
+            assert watched.acted == ([] if ago == 30 else ["crash"])
+        await watched.look()
+        await watched.look()
+    assert watched.acted == ["crash", "remove_job", "rerun"]
+    assert "no heartbeat" in (await messages(db, run_id))[-1][2]
+
+
+async def test_a_run_in_a_full_pool_is_not_ended(db: AsyncEngine, recovering: Recovering, follow: Follow) -> None:
+    """The reason says that it waits for room, whatever its state is called."""
+    wire = PrefectWire()
+    run_id, _ = await handed_over_run(db, wire)
+    await following(follow, wire)
+    await heard_of(db)
+    await age(db, dispatched_at=timedelta(hours=9))
+    full = Reason(id="PL006", detail="3 of 3", fix="prefect", since=datetime.now(UTC))
+    await reasons.hold(db, {run_id: full})
+    async with recovering(wire) as watched:
+        await watched.look()
+        await reasons.hold(db, {run_id: None})
+        await watched.look()
+    assert watched.acted == []
+
+
+@pytest.mark.usefixtures("hurried")
 async def test_a_job_that_comes_at_the_last_moment_counts(
     db: AsyncEngine, recovering: Recovering, follow: Follow
 ) -> None:
@@ -481,7 +544,7 @@ async def test_a_decision_to_end_a_run_outlives_whoever_took_it(
 async def test_after_an_outage_the_waits_begin_anew(db: AsyncEngine, recovering: Recovering, follow: Follow) -> None:
     """Prefect was away for hours: what waited meanwhile is not ended at the first look."""
     wire = PrefectWire()
-    await handed_over_run(db, wire)
+    _, flow_run_id = await handed_over_run(db, wire)
     await following(follow, wire)
     await age(db, dispatched_at=timedelta(hours=9))
     async with recovering(wire, start_deadline_seconds=3600) as watched:
@@ -495,6 +558,9 @@ async def test_after_an_outage_the_waits_begin_anew(db: AsyncEngine, recovering:
         await watched.look()
         assert watched.acted == []
         await age(db, waits_since=timedelta(seconds=3601))
+        assert await watched.recovery.look() is False
+        assert watched.acted == [], "Prefect itself says that it is due just now"
+        wire.flow_runs[flow_run_id]["next_scheduled_start_time"] = "2026-01-01T00:00:00Z"
         await watched.look()
     assert watched.acted == ["give_up"]
 
@@ -688,14 +754,14 @@ async def test_a_crash_is_rerun_within_a_moment(serve: Serve) -> None:
             now = await told()
             return now if now["state_name"] == "AwaitingRetry" else None
 
-        now = await eventually(again, within=4, what="the next attempt")
+        now = await eventually(again, within=30, what="the next attempt")
         assert (now["attempt"], now["message"], now["ended_at"]) == (2, "attempt 2 of 3: killed", None)
         count = 'orchestrator_recovery_actions_total{action="rerun",pipeline="etl"} 1.0'
 
         async def counted() -> bool:
             return count in (await client.get("/metrics")).text
 
-        await eventually(counted, within=4, what="the rerun is counted")
+        await eventually(counted, within=30, what="the rerun is counted")
 
 
 async def test_a_rerun_keeps_its_place_in_a_backfill(db: AsyncEngine, recovering: Recovering, follow: Follow) -> None:

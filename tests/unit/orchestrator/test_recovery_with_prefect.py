@@ -8,6 +8,7 @@ from uuid import UUID
 
 import httpx
 import pytest
+from orchestrator import slots as slots_of
 from orchestrator.prefect_api import PrefectApi
 from orchestrator.resilience import Guard, Limits
 from orchestrator.runs import State
@@ -139,3 +140,23 @@ async def test_what_ends_a_run_frees_its_slot(
         assert await slots(prefect) == 0
         assert (await propose(prefect, other, "PENDING"))["status"] == "ACCEPT"
         assert await slots(prefect) == 1
+
+
+async def test_slots_that_nobody_holds_are_given_back(prefect: Prefect, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slot counted twice for one run blocks the next for ever; it is freed once no lease can stand for it."""
+    await limited(prefect)
+    deployment = UUID(prefect.deployment_id)
+    holder = await occupying(prefect, "RUNNING")
+    monkeypatch.setattr(slots_of, "EVERY", timedelta(0))
+    async with speaking(prefect) as api:
+        watched = slots_of.Slots(api)
+        assert await watched.look([deployment]) == {}
+        await prefect.call("PATCH", f"/v2/concurrency_limits/{slots_of.limit_of(deployment)}", {"active_slots": 3})
+        assert await watched.look([deployment]) == {}, "a lease may stand for it"
+        monkeypatch.setattr(slots_of, "LEASES_END_AFTER", timedelta(0))
+        assert await watched.look([deployment]) == {deployment: 2}
+        assert await slots(prefect) == 1, "the run that holds one keeps it"
+        assert await watched.look([deployment]) == {}
+        await api.crash(holder, reason="lost")
+        assert await watched.look([deployment]) == {}
+        assert await slots(prefect) == 0

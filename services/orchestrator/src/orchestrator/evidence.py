@@ -122,7 +122,7 @@ class Evidence:
         """
         held = self._held.get(row.run_id)
         waits_since = recovering.waits_since(row) if heard else now
-        if told is not None and told.next_at is not None:
+        if told is not None and told.state is State.SCHEDULED and told.next_at is not None:
             waits_since = max(waits_since, told.next_at)
         return Standing(
             state=told.state if told else State(row.state),

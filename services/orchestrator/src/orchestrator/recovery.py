@@ -17,21 +17,27 @@ from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator import remedies
+from orchestrator.diagnosis import KUBERNETES
 from orchestrator.errors import EngineRefused, KubernetesRefused, KubernetesUnavailable, OrchestratorError
 from orchestrator.evidence import Evidence, Shown
 from orchestrator.kubernetes_api import KubernetesApi
-from orchestrator.ledger import following, reasons, recovering
+from orchestrator.ledger import following, reading, reasons, recovering
 from orchestrator.ledger.events import Seen
-from orchestrator.prefect_api import PrefectApi
+from orchestrator.prefect_api import PrefectApi, pools
 from orchestrator.remedies import Action, Remedy
 from orchestrator.removal import Removal
 from orchestrator.runs import FlowRun, State
 from orchestrator.settings import Missed, Pipeline
+from orchestrator.slots import Slots
 
 LOOK_SECONDS = 5.0
 MOST_AT_ONCE = 20  # actions of one look: Prefect is not flooded with what an outage left behind
 PLANNED_BACK = timedelta(days=30)
 LINGERING = timedelta(seconds=120)  # how long a Job may outlive its run before it is taken for left behind
+
+BY_KUBERNETES = frozenset({Action.PUT_BACK, Action.CRASH})  # what rests on Jobs and pods that are not seen
+
+FREE_SLOTS = "free_slots"
 
 log = structlog.get_logger(__name__)
 
@@ -62,6 +68,7 @@ class Recovery:
         self._on_acted = on_acted
         self._woken = asyncio.Event()
         self._evidence = Evidence(clustered=kubernetes is not None)
+        self._slots = Slots(prefect)
         self._trouble: dict[str, str] = {}
 
     def wake(self) -> None:
@@ -81,6 +88,7 @@ class Recovery:
                     self._noted("look", exc)
             else:
                 self._evidence = Evidence(clustered=self._kubernetes is not None)
+                self._slots = Slots(self._prefect)
             if not more:
                 try:
                     async with asyncio.timeout(LOOK_SECONDS):
@@ -110,6 +118,7 @@ class Recovery:
             if left == 0:
                 return True
         await self._tidy(shown, now)
+        await self._free_slots()
         return False
 
     def _chosen(
@@ -184,6 +193,8 @@ class Recovery:
         if told.state.ended:
             return None
         now = datetime.now(UTC)
+        if remedy.action in BY_KUBERNETES and shown is not None and not await self._makes_jobs(told):
+            return None
         self._evidence.see(row, shown, now=now)
         again = self._chosen(row, shown, now=now, heard=True, told=told)
         if again is None or again.action is not remedy.action:
@@ -203,6 +214,11 @@ class Recovery:
         elif again.action is not Action.CRASH:  # a crashed run's Jobs go before its next attempt
             await self._remove_jobs(row, shown)
         return again.reason
+
+    async def _makes_jobs(self, told: FlowRun) -> bool:
+        """Whether the run's worker makes Jobs: where a pool runs processes, a missing Job means nothing."""
+        pool = await pools.pool(self._prefect, told.pool) if told.pool else None
+        return pool is not None and pool.type == KUBERNETES
 
     async def _skip(self, told: FlowRun, reason: str) -> str | None:
         if told.state is not State.SCHEDULED or told.started_at is not None:
@@ -256,6 +272,12 @@ class Recovery:
                 await self._prefect.crash(row.flow_run_id, reason=row.given_up)
             else:
                 await recovering.insist(self._db, row.run_id)
+
+    async def _free_slots(self) -> None:
+        known = await reading.remembered(self._db)
+        deployments = {one.facts.deployment_id: name for name, one in known.items() if name in self._pipelines}
+        for deployment in await self._slots.look(deployments):
+            self._on_acted(deployments[deployment], FREE_SLOTS)
 
     async def _look(self, flow_run_id: UUID) -> FlowRun | None:
         """Where the run is, written down at once."""

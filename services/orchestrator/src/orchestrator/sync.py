@@ -173,6 +173,10 @@ class Sync:
                 self._odd_one(pipeline, exc)
             else:
                 self._odd.pop(pipeline, None)
+        try:
+            await following.note_sources(self._db, await self._prefect.source_breaker())
+        except (EngineConfused, EngineRefused) as exc:
+            log.warning("the circuit to the source is not known", reason=str(exc))
         self._next_start = min(starts, default=None)
         self._facts_at = time.monotonic()
 

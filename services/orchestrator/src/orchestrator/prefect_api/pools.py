@@ -137,6 +137,11 @@ async def limits(prefect: PrefectApi) -> dict[str, Limit]:
     return {one.name: one.told() for one in read(LIMITS, answer) if one.active}
 
 
+async def release(prefect: PrefectApi, name: str, slots: int) -> None:
+    """Count so many slots of a concurrency limit as free that nobody gave back."""
+    await prefect.ask("release", "POST", "/v2/concurrency_limits/decrement", {"names": [name], "slots": slots})
+
+
 async def waiting_for_tags(prefect: PrefectApi, tags: Sequence[str], flow_runs: Collection[UUID]) -> dict[UUID, str]:
     """Those of these flow runs that have a task with one of the tags which was not let begin, and that tag."""
     found: dict[UUID, str] = {}
