@@ -73,6 +73,10 @@ test-unit: environment ## unit tests, on an embedded PostgreSQL
 test-processes: environment ## flow runs and examples as processes of their own, on a real Prefect server
 	@$(PYTEST) -m processes tests/unit tests/processes
 
+.PHONY: test-api
+test-api: environment ## thousands of requests generated from the OpenAPI document, against the running API
+	@$(PYTEST) tests/unit/orchestrator/test_generated.py
+
 .PHONY: test-chart
 test-chart: environment ## the chart, rendered by helm
 	@$(PYTEST) tests/chart
@@ -80,6 +84,25 @@ test-chart: environment ## the chart, rendered by helm
 .PHONY: test-integration
 test-integration: environment ## the whole platform on a kind cluster (ARGS=--keep-cluster keeps it)
 	@$(PYTEST) tests/integration $(ARGS)
+
+# make test-faults: which faults (all), which sides, how many runs each, which seed
+FAULTS ?=
+SIDES ?= ours stock
+RUNS ?= 50
+SEED ?= 1
+
+.PHONY: faults-up
+faults-up: ## a cluster to play faults on: the release, and stock Prefect beside it
+	@VALUES="tests/faults/values.yaml $(VALUES)" k8s/up
+	@tests/faults/stock/up
+
+.PHONY: test-faults
+test-faults: environment ## play faults on that cluster: make test-faults FAULTS="worker-sigkill eviction" SIDES=ours RUNS=50 SEED=1
+	@$(VENV)/python -m tests.faults run --faults "$(FAULTS)" --sides "$(SIDES)" --runs $(RUNS) --seed $(SEED) $(ARGS)
+
+.PHONY: faults-report
+faults-report: environment ## write docs/faults, and its summary in the README, from the raw samples
+	@$(VENV)/python -m tests.faults report
 
 .PHONY: lint
 lint: environment ## ruff, mypy --strict, import contracts, helm lint --strict

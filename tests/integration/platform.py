@@ -158,14 +158,15 @@ class Platform:
     @contextlib.contextmanager
     def connect(cls, release: Release) -> Iterator["Platform"]:
         kubectl, name = release.kubectl, release.name
+        limits = httpx.Limits(keepalive_expiry=2)  # before any of the servers closes an idle connection
         user, _, password = kubectl.secret(f"{name}-prefect-auth", "auth-string").partition(":")
         with (
             kubectl.port_forward(f"service/{name}-orchestrator", 8080) as api,
             kubectl.port_forward(f"service/{name}-prefect-server", 4200) as prefect,
             kubectl.port_forward(f"service/{name}-source", 8090) as source,
-            httpx.Client(base_url=api, timeout=30) as api_client,
-            httpx.Client(base_url=f"{prefect}/api", timeout=30, auth=(user, password)) as prefect_client,
-            httpx.Client(base_url=source, timeout=30) as source_client,
+            httpx.Client(base_url=api, timeout=30, limits=limits) as api_client,
+            httpx.Client(base_url=f"{prefect}/api", timeout=30, limits=limits, auth=(user, password)) as prefect_client,
+            httpx.Client(base_url=source, timeout=30, limits=limits) as source_client,
         ):
             yield cls(release=release, api=api_client, prefect=prefect_client, source=source_client)
 

@@ -121,10 +121,10 @@ class Platform:
         return [json.loads(line) for line in self.source_log.read_text().splitlines() if line.startswith("{")]
 
     def artifact(self, flow_run_id: str) -> str:
-        """The run's report."""
+        """The run's newest report: each attempt may have made one."""
         wanted = {"flow_run_id": {"any_": [flow_run_id]}, "key": {"any_": ["daily-job"]}}
-        [artifact] = self.prefect.post("/artifacts/filter", json={"artifacts": wanted}).json()
-        return str(artifact["data"])
+        artifacts = self.prefect.post("/artifacts/filter", json={"artifacts": wanted}).raise_for_status().json()
+        return str(max(artifacts, key=lambda artifact: str(artifact["created"]))["data"])
 
     def reschedule(self, flow_run_id: str) -> None:
         """Have the run executed again, as the orchestrator does."""

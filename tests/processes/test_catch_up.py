@@ -21,12 +21,12 @@ def finish(platform: Platform, flow_run_id: str) -> dict[str, Any]:
 
 
 def test_degraded_days_are_loaded_by_themselves_once_the_source_is_back(platform: Platform) -> None:
-    """One degraded run provides the probe of the fleet; each that fails, the next; the one that succeeds loads its day
-    and has the other degraded day loaded, once, whoever looks again.
+    """A degraded run provides a probe; each that fails, the next; the one that succeeds loads its day and has the other
+    degraded day loaded, once, whoever looks again.
     """
     platform.query(
         "INSERT INTO breakers (name, state, generation, openings, opened_at, reason)"
-        " VALUES ('source', 'open', 1, 1, now(), 'SourceUnavailable: 503')"
+        " VALUES ('source', 'open', 1, 1, now() - interval '1 hour', 'SourceUnavailable: 503')"
     )
     platform.query(
         "INSERT INTO loads (run_id, flow_run_id, correlation_id, logical_date, rows, rejected, checksum, outcome)"
@@ -43,7 +43,7 @@ def test_degraded_days_are_loaded_by_themselves_once_the_source_is_back(platform
     assert probe["parameters"]["logical_date"] == DAY.isoformat()
     assert finish(platform, probe["id"])["name"] == "Degraded"
     [_, second] = platform.tagged("catch-up")
-    assert platform.query("SELECT openings FROM breakers") == [(2,)]
+    assert platform.query("SELECT openings FROM breakers") == [(3,)]
 
     platform.source.delete("/faults").raise_for_status()
     assert finish(platform, second["id"])["name"] == "Completed"

@@ -1,90 +1,48 @@
 """The texts that Prefect keeps of a failed run: others read its cause from them."""
 
+import json
+import os
 import re
 import socket
-import threading
-from collections.abc import Iterator
-from datetime import date, timedelta
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
 
-import pytest
-from etl.errors import BadData, CircuitOpen, ClaimLost, EtlError, SourceRefused, SourceUnavailable
-from etl.extract import open_client
-from etl.flow import extract
-from prefect import flow
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from etl.errors import EtlError
 
+from .failing import ERRORS
 from .pods import DAY, RUN_SECONDS, Platform
 
 PREFIX = "Flow run encountered an exception: "
 
 
-@pytest.fixture
-def silent_source() -> Iterator[str]:
-    """The URL of a source that takes requests and never answers."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    taken: list[socket.socket] = []
-
-    def take() -> None:
-        while True:
-            try:
-                taken.append(listener.accept()[0])
-            except OSError:
-                return
-
-    thread = threading.Thread(target=take)
-    thread.start()
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    listener.shutdown(socket.SHUT_RDWR)
-    thread.join()
-    for one in (listener, *taken):
-        one.close()
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        SourceUnavailable("GET /flights?date=2026-01-15 answered 503: down"),
-        SourceRefused("GET /flights?date=2026-01-15 answered 404: no such day"),
-        BadData("flights: 400 of 890 rows are bad"),
-        ClaimLost("2026-01-15 was claimed by the later flow run 1"),
-        CircuitOpen("the circuit to the source is open"),
-        MemoryError("out of it"),
-        KeyError("carrier"),
-    ],
-)
-async def test_an_error_is_named_by_its_type(prefect_server: str, error: Exception) -> None:
-    """Prefect's words, then the type's name, a colon, and the error's own text."""
-
-    @flow(name="failing")
-    async def failing() -> None:
-        raise error
-
-    with temporary_settings({PREFECT_API_URL: prefect_server}):
-        state = await failing(return_state=True)
-    assert (state.type, state.name) == ("FAILED", "Failed")
-    assert state.message == f"{PREFIX}{type(error).__name__}: {error}"
+def test_what_prefect_keeps_of_each_error(prefect_server: str, tmp_path: Path) -> None:
+    """Prefect's words, then the type's name, a colon, and the error's own text; a step's time that is over has a state
+    and words of its own.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        done = subprocess.run(
+            [sys.executable, Path(__file__).with_name("failing.py"), f"http://127.0.0.1:{silent.getsockname()[1]}"],
+            env=os.environ | {"PREFECT_API_URL": prefect_server, "PREFECT_HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            timeout=RUN_SECONDS,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    ended = json.loads(done.stdout.splitlines()[-1])
+    late = "Flow run failed due to timeout: TaskRunTimeoutError('Scope timed out after 0.5 second(s).')"
+    assert ended.pop("timeout") == ["FAILED", "TimedOut", late]
+    assert ended == {
+        type(error).__name__: ["FAILED", "Failed", f"{PREFIX}{type(error).__name__}: {error}"] for error in ERRORS
+    }
 
 
 def test_every_error_of_the_flow_was_tried() -> None:
     """All but the registration's, which no run raises."""
-    tried = {SourceUnavailable, SourceRefused, BadData, ClaimLost, CircuitOpen}
-    assert {one.__name__ for one in EtlError.__subclasses__()} - {one.__name__ for one in tried} == {
-        "RegistrationRefused"
-    }
-
-
-async def test_a_task_that_takes_too_long_is_a_timeout(prefect_server: str, silent_source: str) -> None:
-    """The step's time is over before the source said anything: Python's name for it, and how long it had."""
-
-    @flow(name="waiting")
-    async def waiting() -> None:
-        async with open_client(silent_source, timeout_seconds=60, correlation_id="test") as client:
-            await extract.with_options(timeout_seconds=0.5, retries=0)(client, "flights", date(2026, 1, 15))
-
-    with temporary_settings({PREFECT_API_URL: prefect_server}):
-        state = await waiting(return_state=True)
-    assert (state.type, state.name) == ("FAILED", "Failed")
-    assert state.message == f"{PREFIX}TimeoutError: Task run exceeded timeout of 0.5 second(s)"
+    tried = {type(error).__name__ for error in ERRORS}
+    assert {one.__name__ for one in EtlError.__subclasses__()} - tried == {"RegistrationRefused"}
 
 
 def test_the_deployed_flow_names_what_refused_it(platform: Platform, free_port: int) -> None:

@@ -17,6 +17,20 @@
 {{- if and $v.networkPolicy.enabled $v.flowRuns.sourceUrl (not $v.flowRuns.egress) -}}
 {{- fail (printf "flowRuns.egress: the NetworkPolicy keeps flow pods from flowRuns.sourceUrl (%s). Allow it by an egress rule, such as [{to: [{ipBlock: {cidr: 10.1.2.0/24}}], ports: [{port: 443}]}], or set networkPolicy.enabled=false." $v.flowRuns.sourceUrl) -}}
 {{- end -}}
+{{- with $v.orchestrator.auth -}}
+{{- if and (eq .mode "apiKey") (not .apiKeys.existingSecret) -}}
+{{- fail "orchestrator.auth.apiKeys.existingSecret: orchestrator.auth.mode is apiKey, and no Secret holds the keys. Name one with the file keys.json (services/orchestrator/README.md, Who may call), or set orchestrator.auth.mode=none." -}}
+{{- end -}}
+{{- if and .apiKeys.existingSecret (ne .mode "apiKey") -}}
+{{- fail (printf "orchestrator.auth.apiKeys.existingSecret: keys are named, and orchestrator.auth.mode is %s, which reads none. Set orchestrator.auth.mode=apiKey, or leave it empty." .mode) -}}
+{{- end -}}
+{{- if and .tokenAudience (ne .mode "kubernetes") -}}
+{{- fail (printf "orchestrator.auth.tokenAudience: it belongs to tokens of the cluster, and orchestrator.auth.mode is %s. Set orchestrator.auth.mode=kubernetes, or leave it empty." .mode) -}}
+{{- end -}}
+{{- if and (not .metricsOpen) (eq .mode "none") -}}
+{{- fail "orchestrator.auth.metricsOpen: it is false, and orchestrator.auth.mode is none, so that nothing could close /metrics. Set a mode, or leave metricsOpen true." -}}
+{{- end -}}
+{{- end -}}
 {{- if and $v.networkPolicy.enabled $v.telemetry.otlpEndpoint (not $v.telemetry.egress) -}}
 {{- fail (printf "telemetry.egress: the NetworkPolicies keep the orchestrator and the flow pods from telemetry.otlpEndpoint (%s). Allow it by an egress rule, such as [{to: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}}], ports: [{port: 4318}]}], or set networkPolicy.enabled=false." $v.telemetry.otlpEndpoint) -}}
 {{- end -}}

@@ -6,11 +6,15 @@ import os
 import subprocess
 import sys
 from datetime import timedelta
+from typing import Any
 
+import httpx
 import pytest
+from etl.announce import VARIABLE, announce
 from etl.breaker import Breaker
 from etl.circuit import Admission, Circuit, Rule, failed
 from etl.errors import CircuitOpen, EtlError, SourceRefused, SourceUnavailable
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 RULE = Rule(failures_to_open=2, open_for=timedelta(0))
 
@@ -18,6 +22,7 @@ RULE = Rule(failures_to_open=2, open_for=timedelta(0))
 CALLER = """
 import asyncio, sys
 from datetime import timedelta
+from typing import Any
 from etl.breaker import Breaker
 from etl.circuit import Rule
 from etl.errors import CircuitOpen
@@ -57,10 +62,12 @@ async def open_it(breaker: Breaker) -> None:
 async def test_failures_open_it_for_everybody(breaker: Breaker, warehouse: str) -> None:
     """Failures of two processes in a row open the circuit; a third is told why, and sends nothing."""
     changes: list[tuple[str, str]] = []
+
+    async def changed(before: Circuit, after: Circuit) -> None:
+        changes.append((before.state, after.state))
+
     patient = Rule(failures_to_open=2, open_for=timedelta(minutes=5))
-    other = Breaker(
-        warehouse_url=warehouse, rule=patient, listener=lambda old, new: changes.append((old.state, new.state))
-    )
+    other = Breaker(warehouse_url=warehouse, rule=patient, listener=changed)
     with pytest.raises(SourceUnavailable):
         await attempt(breaker, SourceUnavailable("down"))
     with pytest.raises(TimeoutError):
@@ -168,3 +175,36 @@ async def test_by_hand(breaker: Breaker, warehouse: str) -> None:
     assert (await command("show"))["state"] == "open"
     assert (await command("reset"))["state"] == "closed"
     assert not (await attempt(breaker)).probe
+
+
+async def test_prefect_is_told_of_each_change(prefect_server: str, warehouse: str) -> None:
+    """By whoever brought it about, a hand included; who is late with an older state is put right."""
+
+    async def told(before: Circuit, after: Circuit) -> None:
+        await announce(breaker)
+
+    def variable() -> Any:
+        return httpx.get(f"{prefect_server}/variables/name/{VARIABLE}", trust_env=False).json()["value"]
+
+    breaker = Breaker(warehouse_url=warehouse, rule=RULE, listener=told)
+    with temporary_settings({PREFECT_API_URL: prefect_server}):
+        await open_it(breaker)
+        assert (variable()["state"], variable()["reason"]) == ("open", "SourceUnavailable: down")
+        await attempt(breaker)
+        assert variable()["state"] == "closed"
+        await asyncio.gather(*(announce(breaker) for _ in range(4)), open_it(breaker))
+        assert variable()["state"] == "open"
+    command = [sys.executable, "-m", "etl.breaker", "reset"]
+    environment = {**os.environ, "ETL_WAREHOUSE_URL": warehouse, "PREFECT_API_URL": prefect_server}
+    done = await asyncio.to_thread(
+        subprocess.run, command, env=environment, capture_output=True, timeout=60, check=True
+    )
+    assert variable()["state"] == json.loads(done.stdout)["state"] == "closed"
+
+
+async def test_a_prefect_that_is_away_holds_nothing_up(warehouse: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The circuit changes all the same; one line says that Prefect was not told."""
+    unheard = {PREFECT_API_URL: "http://127.0.0.1:9/api", PREFECT_CLIENT_MAX_RETRIES: 0}
+    with temporary_settings(unheard):
+        await announce(Breaker(warehouse_url=warehouse, rule=RULE))
+    assert "Prefect did not hear of the breaker source" in capsys.readouterr().err

@@ -75,6 +75,8 @@ WRONG = [
     ("ORCHESTRATOR_PORT", "0", "greater than or equal to 1"),
     ("ORCHESTRATOR_LOG_LEVEL", "loud", "'info'"),
     ("ORCHESTRATOR_POLL_SECONDS", "0", "greater than or equal to 0.1"),
+    ("ORCHESTRATOR_AUTH", "basic", "'kubernetes'"),
+    ("ORCHESTRATOR_READS_PER_SECOND", "0", "greater than or equal to 1"),
     ("OTEL_EXPORTER_OTLP_ENDPOINT", "otel-collector:4318", "http://"),
 ]
 
@@ -97,6 +99,17 @@ def test_a_wrong_setting_is_named_in_one_line(
     assert "; set it to " in line
     assert SECRET not in line
     assert "\n" not in line
+
+
+def test_keys_are_asked_for_where_they_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a door is no door: the service does not start open instead."""
+    for variable, value in (COMPLETE | {"ORCHESTRATOR_AUTH": "apiKey"}).items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.delenv("ORCHESTRATOR_API_KEYS_FILE", raising=False)
+    with pytest.raises(ValidationError) as raised:
+        Settings()
+    (line,) = complaints(raised.value)
+    assert line.startswith("ORCHESTRATOR_API_KEYS_FILE is wrong: it is not set, and ORCHESTRATOR_AUTH is apiKey; ")
 
 
 def test_every_setting_has_a_hint_and_none_is_printed() -> None:
@@ -128,6 +141,22 @@ def test_settings_that_are_wrong_end_the_process_with_2() -> None:
     lines = ended.stderr.splitlines()
     assert [line.split()[0] for line in lines] == ["ORCHESTRATOR_DATABASE_URL", "ORCHESTRATOR_PORT"]
     assert ended.stdout == ""
+    assert SECRET not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(None, "cannot be read"), ('{"keys": [{"name": "ops", "key": "hunter2"}]}', "openssl rand -hex 32")],
+)
+def test_keys_that_cannot_be_used_end_the_process_with_2(tmp_path: Path, content: str | None, told: str) -> None:
+    """One line in the log that says what to do, and no key."""
+    file = tmp_path / "keys.json"
+    if content is not None:
+        file.write_text(content)
+    ended = run("serve", ORCHESTRATOR_AUTH="apiKey", ORCHESTRATOR_API_KEYS_FILE=str(file))
+    assert ended.returncode == 2
+    (line,) = ended.stderr.splitlines()
+    assert told in json.loads(line)["reason"]
     assert SECRET not in ended.stderr
 
 

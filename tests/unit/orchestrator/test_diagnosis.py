@@ -214,15 +214,14 @@ async def test_without_the_cluster_nothing_is_made_up(look: Look) -> None:
         assert reason.id == "PL020"
 
 
-async def test_while_prefect_fails_waiting_runs_say_so(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_while_prefect_fails_waiting_runs_say_so(look: Look) -> None:
     """Once it has failed for a while; a look that works takes it back."""
-    monkeypatch.setattr("orchestrator.holds.FAILING", timedelta(0))
     wire = PrefectWire()
     async with look(wire) as looking:
         await know(looking.db, wire)
         (run,) = await accept(looking.db, 1)
         assert await looking.at(run) is None
-        await looking.diagnosis.blind(EngineUnavailable("Prefect cannot serve now (ConnectError)"), {})
+        await looking.diagnosis.blind(EngineUnavailable("Prefect cannot serve now (ConnectError)"), {}, since=due(6))
         reason = (await reasons.read(looking.db, [run]))[run]
         assert reason.id == "PL017"
         assert "ConnectError" in reason.detail

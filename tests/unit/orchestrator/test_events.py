@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from itertools import chain
 from pathlib import Path
@@ -20,12 +20,14 @@ import uvicorn
 from orchestrator.__main__ import Server
 from orchestrator.api import events as route
 from orchestrator.app import create_app
+from orchestrator.connections import Connection
 from orchestrator.ledger.connection import connect
 from orchestrator.ledger.events import append, submission
 from orchestrator.ledger.feed import Feed, TooSlow
 from orchestrator.ledger.tables import run_events
 from sqlalchemy import func, insert, select
 from sqlalchemy.ext.asyncio import AsyncEngine
+from starlette.types import ASGIApp
 
 from .conftest import eventually, settings
 from .test_api import problem
@@ -35,10 +37,19 @@ from .wire import PrefectWire, refused
 
 
 @asynccontextmanager
-async def listening(database_url: str, wire: PrefectWire, **more: Any) -> AsyncIterator[httpx.AsyncClient]:
+async def listening(
+    database_url: str,
+    wire: PrefectWire,
+    *,
+    connection: type[Connection] = Connection,
+    around: Callable[[ASGIApp], ASGIApp] = lambda app: app,
+    **more: Any,
+) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the application on a real socket: a stream has to flow while it is read."""
     app = create_app(settings(database_url, **more), transport=wire)
-    server = Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=5))
+    server = Server(
+        uvicorn.Config(around(app), http=connection, ws="none", log_config=None, timeout_graceful_shutdown=5)
+    )
     listener = socket.create_server(("127.0.0.1", 0))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
 

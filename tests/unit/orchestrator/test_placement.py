@@ -78,7 +78,7 @@ def unscheduled(message: str, age: float = 30) -> Pod:
     return pod(age=age, placed=None, node=None, conditions=(condition,))
 
 
-PREEMPTION = " preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."
+PREEMPTION = " no new claims to deallocate, preemption: 0/1 nodes are available: 1 Preemption is not helpful."
 UNSCHEDULABLE = [
     ("PL010", "0/1 nodes are available: 1 Insufficient cpu.", "Insufficient cpu"),
     ("PL010", "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector.", "affinity/selector"),

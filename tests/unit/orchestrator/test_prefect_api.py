@@ -76,7 +76,9 @@ async def test_a_broken_connection_is_tried_again(kind: type[httpx.TransportErro
         assert deployment is not None
         wire.fault = once
         key = str(uuid4())
-        made = await prefect.create_flow_run(deployment.deployment_id, key=key, parameters={}, tags=[])
+        made = await prefect.create_flow_run(
+            deployment.deployment_id, key=key, parameters={}, tags=[], labels={}, job_variables={}
+        )
     assert (len(wire.requests), wire.keys) == (4, [key])
     assert str(made.flow_run_id) in wire.flow_runs
     assert told == [("deployment", "ok"), ("create_flow_run", "ok")]
@@ -210,3 +212,29 @@ async def test_flow_runs_are_asked_for_two_hundred_at_a_time() -> None:
     assert {str(one.flow_run_id) for one in found} == set(ids)
     sizes = [len(json.loads(request.content)["flow_runs"]["id"]["any_"]) for request in wire.requests]
     assert max(sizes) == 200
+
+
+@pytest.mark.parametrize(("failures_to_open", "most"), [(5, 0.5), (10**9, 1.1)], ids=["as shipped", "no circuit"])
+async def test_a_full_outage_is_hardly_amplified_on_the_wire(failures_to_open: int, most: float) -> None:
+    """What a dead server's port counts, of calls from many callers: a tenth more at most, and with the circuit less."""
+    offered, requests = 400, 0
+
+    async def dead(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal requests
+        asked = await reader.read(65536)
+        requests += bool(asked)
+        writer.close()
+
+    server = await asyncio.start_server(dead, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/api"
+    limits = Limits(failures_to_open=failures_to_open, backoff_first=0.001, backoff_most=0.01)
+    async with server, prefect_api.client(settings(URL, url)) as http:
+        api = PrefectApi(http, Guard("prefect", limits=limits))
+
+        async def caller() -> None:
+            for _ in range(offered // 20):
+                with pytest.raises(EngineUnavailable):
+                    await api.ready()
+
+        await asyncio.gather(*(caller() for _ in range(20)))
+    assert 0 < requests <= offered * most

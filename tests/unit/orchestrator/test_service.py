@@ -1,20 +1,21 @@
 """The service about itself: alive, ready, counted, and its pipelines at a glance."""
 
 import asyncio
+import time
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
 from orchestrator import migrations
-from orchestrator.app import supervised
+from orchestrator.app import create_app, supervised
 from orchestrator.ledger.connection import open_ledger
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from .conftest import Postgres, Serve, eventually
-from .wire import PrefectWire, refused
+from .conftest import Postgres, Serve, answering, eventually, settings
+from .wire import PrefectWire, refused, saying
 
 
 async def test_alive_says_so_whatever_is_down(serve: Serve) -> None:
@@ -191,6 +192,111 @@ async def test_metrics_count_what_happened(serve: Serve) -> None:
         assert now[("orchestrator_prefect_breaker", "open")] == 0
         assert now[("orchestrator_database_up",)] == 1
         assert ("orchestrator_runs_unfinished", "etl", "Running") not in now
+        assert abs(time.time() - now[("orchestrator_last_success_timestamp_seconds", "etl")]) < 60
+        assert ("orchestrator_runs_degraded_total", "etl") not in now
+
+
+async def test_a_degraded_run_says_so_everywhere(serve: Serve) -> None:
+    """In its status, in lists, in the CSV and in a metric; it is no success."""
+    wire = PrefectWire()
+    async with serve(wire) as client:
+        where = (await client.post("/api/etl/start")).headers["location"]
+
+        async def flow_run() -> Any:
+            return (await client.get(where)).json()["flow_run_id"]
+
+        flow_run_id = await eventually(flow_run, within=5, what="a flow run")
+        wire.move(flow_run_id, "RUNNING")
+        wire.move(flow_run_id, "COMPLETED", name="Degraded", message="2026-03-01 keeps the 890 flights loaded before")
+
+        async def over() -> Any:
+            return (await client.get(where)).json()["ended_at"]
+
+        await eventually(over, within=5, what="the run is over")
+        told = (await client.get(where)).json()
+        (listed,) = (await client.get("/api/etl/runs")).json()["runs"]
+        for run in (told, listed):
+            assert (run["state"], run["state_name"]) == ("Completed", "Degraded")
+            assert "keeps the 890 flights" in run["message"]
+        assert "Degraded" in (await client.get("/api/etl/runs.csv")).text
+        (pipeline,) = (await client.get("/api/pipelines")).json()["pipelines"]
+        assert pipeline["last_run"]["state_name"] == "Degraded"
+        now = await samples(client)
+        assert now[("orchestrator_runs_degraded_total", "etl")] == 1
+        assert ("orchestrator_last_success_timestamp_seconds", "etl") not in now
+
+
+@pytest.mark.parametrize("odd", [None, "open", {"state": "ajar"}, {"state": 3}])
+async def test_the_circuit_to_the_source_is_told(serve: Serve, odd: object) -> None:
+    """As the flow wrote it down in Prefect; what is no state of a circuit is not repeated."""
+    wire = PrefectWire()
+    wire.variables["source_breaker"] = {"state": "half-open", "generation": 7}
+    async with serve(wire) as client:
+
+        async def known() -> Any:
+            (one,) = (await client.get("/api/pipelines")).json()["pipelines"]
+            return one["source_breaker"]
+
+        assert await eventually(known, within=5, what="the circuit is known") == "half-open"
+        now = await samples(client)
+        states = {
+            state: now[("orchestrator_source_breaker", "etl", state)] for state in ("closed", "half-open", "open")
+        }
+        assert states == {"closed": 0, "half-open": 1, "open": 0}
+    wire.variables = {"source_breaker": odd} if odd else {}
+    async with serve(wire) as client:
+
+        async def unknown() -> bool:
+            return await known() is None
+
+        await eventually(unknown, within=5, what="the circuit is not known any more")
+        assert not [name for name in await samples(client) if name[0] == "orchestrator_source_breaker"]
+
+
+async def test_what_prefect_refuses_is_counted(serve: Serve) -> None:
+    """A run that ends without a flow run is one that failed."""
+    wire = PrefectWire()
+    async with serve(wire) as client:
+        await client.post("/api/etl/start")
+
+        async def created() -> Any:
+            return wire.creations
+
+        await eventually(created, within=5, what="a flow run")
+        wire.fault = saying(422)
+        where = (await client.post("/api/etl/start")).headers["location"]
+
+        async def failed() -> Any:
+            return (await client.get(where)).json()["state"] == "Failed"
+
+        await eventually(failed, within=10, what="the run failed")
+        assert (await samples(client))[("orchestrator_run_states_total", "etl", "Failed")] == 1
+
+
+async def test_totals_over_replicas_count_each_change_once(database_url: str) -> None:
+    """Whichever replica writes a change down counts it, and no other does."""
+    wire = PrefectWire()
+    apps = [create_app(settings(database_url), transport=wire) for _ in range(2)]
+    async with answering(apps[0]) as one, answering(apps[1]) as other:
+        for number in range(6):
+            await (one if number % 2 else other).post("/api/etl/start")
+
+        async def handed_over() -> bool:
+            return len(wire.flow_runs) == 6
+
+        await eventually(handed_over, within=10, what="six flow runs")
+        for flow_run_id in wire.flow_runs:
+            wire.move(flow_run_id, "RUNNING")
+            wire.move(flow_run_id, "COMPLETED")
+
+        async def over() -> bool:
+            runs = (await one.get("/api/etl/runs")).json()["runs"]
+            return all(run["state"] == "Completed" for run in runs)
+
+        await eventually(over, within=10, what="all are completed")
+        both = [await samples(client) for client in (one, other)]
+    for state in ("Scheduled", "Completed"):
+        assert sum(now.get(("orchestrator_run_states_total", "etl", state), 0) for now in both) == 6
 
 
 async def test_metrics_answer_without_a_database(serve: Serve) -> None:

@@ -53,6 +53,7 @@ class PrefectWire(httpx.MockTransport):
             ],
         }
         self.flow_runs: dict[str, dict[str, Any]] = {}
+        self.variables: dict[str, Any] = {}
         self.requests: list[httpx.Request] = []
         self.creations: list[dict[str, Any]] = []
         self.pools: dict[str, dict[str, Any]] = {}
@@ -124,6 +125,9 @@ class PrefectWire(httpx.MockTransport):
             return httpx.Response(200, json=True)
         if path == f"/deployments/name/{DEPLOYMENT}" and self.deployment:
             return httpx.Response(200, json=self.deployment)
+        variable = path.removeprefix("/variables/name/")
+        if variable in self.variables:
+            return httpx.Response(200, json={"name": variable, "value": self.variables[variable]})
         if path == "/flow_run_states/":
             run = self.flow_runs.get(query["flow_run_id"])
             return httpx.Response(200, json=run["timeline"] if run else [])

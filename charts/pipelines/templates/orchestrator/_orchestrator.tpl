@@ -27,6 +27,32 @@ volumeMounts:
   value: {{ include "pipelines.offered" . | quote }}
 - name: ORCHESTRATOR_POLL_SECONDS
   value: {{ .Values.orchestrator.pollSeconds | quote }}
+{{- with .Values.orchestrator.auth }}
+- name: ORCHESTRATOR_AUTH
+  value: {{ .mode }}
+{{- if eq .mode "apiKey" }}
+- name: ORCHESTRATOR_API_KEYS_FILE
+  value: /etc/orchestrator/keys.json
+{{- end }}
+{{- with .tokenAudience }}
+- name: ORCHESTRATOR_TOKEN_AUDIENCE
+  value: {{ . | quote }}
+{{- end }}
+- name: ORCHESTRATOR_METRICS_OPEN
+  value: {{ .metricsOpen | quote }}
+{{- end }}
+{{- with .Values.orchestrator.limits }}
+- name: ORCHESTRATOR_READS_PER_SECOND
+  value: {{ .readsPerSecond | quote }}
+- name: ORCHESTRATOR_WRITES_PER_SECOND
+  value: {{ .writesPerSecond | quote }}
+- name: ORCHESTRATOR_REFUSALS_PER_SECOND
+  value: {{ .refusalsPerSecond | quote }}
+- name: ORCHESTRATOR_STREAMS
+  value: {{ .streams | quote }}
+- name: ORCHESTRATOR_STREAMS_PER_CALLER
+  value: {{ .streamsPerCaller | quote }}
+{{- end }}
 - name: ORCHESTRATOR_WORKER_QUERY_SECONDS
   value: {{ .Values.worker.querySeconds | quote }}
 - name: ORCHESTRATOR_KUBERNETES_NAMESPACE

@@ -12,8 +12,9 @@ By hand: `python -m etl.breaker show`, `isolate --reason "migrating the source"`
 import argparse
 import asyncio
 import json
+import os
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -28,7 +29,7 @@ from etl.settings import WarehouseSettings, stop_on
 
 SOURCE = "source"
 
-Listener = Callable[[Circuit, Circuit], None]
+Listener = Callable[[Circuit, Circuit], Awaitable[None]]
 
 _READ = (
     "SELECT state, generation, failures, opened_at, probe_until, isolated, reason, openings FROM breakers"
@@ -38,6 +39,10 @@ _WRITE = (
     "UPDATE breakers SET state = $2, generation = $3, failures = $4, opened_at = $5, probe_until = $6, isolated = $7,"
     " reason = $8, openings = $9, changed_at = clock_timestamp() WHERE name = $1"
 )
+
+
+async def _nobody(_before: Circuit, _after: Circuit) -> None:
+    """The listener where none is given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +55,7 @@ class Breaker:
     warehouse_url: str
     rule: Rule
     name: str = SOURCE
-    listener: Listener = lambda _before, _after: None
+    listener: Listener = _nobody
 
     @asynccontextmanager
     async def passing(self) -> AsyncIterator[Admission]:
@@ -112,7 +117,7 @@ class Breaker:
                     _WRITE, self.name, *(getattr(after, field) for field in Circuit.__annotations__)
                 )
         if after.state != before.state:
-            self.listener(before, after)
+            await self.listener(before, after)
         return after
 
     async def _report(self, step: Callable[[Circuit, datetime], Circuit]) -> None:
@@ -127,6 +132,15 @@ class Breaker:
             return f"isolated by hand ({present.reason}); reset it with: python -m etl.breaker reset"
         again = circuit.tries_again_at(present, self.rule).isoformat(timespec="seconds")
         return f"{present.state} after {present.reason}; the next probe is due at {again}"
+
+
+async def _announce(breaker: Breaker) -> None:
+    if "PREFECT_API_URL" not in os.environ:
+        sys.stderr.write("PREFECT_API_URL is not set: Prefect and the orchestrator hear of it with the next change\n")
+        return
+    from etl.announce import announce  # noqa: PLC0415 - Prefect's client takes two seconds to load
+
+    await announce(breaker)
 
 
 def main() -> None:
@@ -146,8 +160,15 @@ def main() -> None:
     except ValidationError as error:
         stop_on(error, WarehouseSettings)
     breaker = Breaker(warehouse_url=settings.warehouse_url.get_secret_value(), rule=Rule(), name=arguments.name)
+
+    async def act() -> Circuit:
+        present = await breaker.change(steps[arguments.action])
+        if arguments.action != "show":
+            await _announce(breaker)
+        return present
+
     try:
-        present = asyncio.run(breaker.change(steps[arguments.action]))
+        present = asyncio.run(act())
     except UNREACHABLE as exc:
         raise SystemExit(f"the warehouse did not answer: {type(exc).__name__}: {exc}") from exc
     sys.stdout.write(json.dumps({"name": arguments.name, **asdict(present)}, default=str) + "\n")

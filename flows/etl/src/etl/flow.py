@@ -18,6 +18,7 @@ from prefect.states import Completed, aget_state_exception
 from prefect.tasks import Task, exponential_backoff
 
 from etl import catchup, claim
+from etl.announce import announce
 from etl.breaker import Breaker
 from etl.circuit import Circuit, Rule, probe_due
 from etl.errors import BadData, CircuitOpen, ClaimLost, SourceUnavailable
@@ -201,10 +202,12 @@ def _breaker(run: RunIdentity, settings: EtlSettings) -> Breaker:
         probe_for=timedelta(seconds=_EXTRACT_TIMEOUT_SECONDS + _PROBE_MARGIN_SECONDS),
     )
 
-    def changed(before: Circuit, after: Circuit) -> None:
+    async def changed(before: Circuit, after: Circuit) -> None:
         run.log("breaker", before=before.state, after=after.state, generation=after.generation, reason=after.reason)
+        await announce(breaker)
 
-    return Breaker(warehouse_url=settings.warehouse_url.get_secret_value(), rule=rule, listener=changed)
+    breaker = Breaker(warehouse_url=settings.warehouse_url.get_secret_value(), rule=rule, listener=changed)
+    return breaker
 
 
 async def _leave(run: RunIdentity, day: date, found: Loaded) -> State[Any]:

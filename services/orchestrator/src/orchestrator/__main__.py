@@ -17,6 +17,8 @@ from pydantic import ValidationError
 
 from orchestrator import kubernetes_api, migrations
 from orchestrator.app import create_app
+from orchestrator.connections import Connection
+from orchestrator.doors.keys import UnusableKeys
 from orchestrator.errors import KubernetesUnavailable, OrchestratorError
 from orchestrator.ledger.connection import open_ledger
 from orchestrator.settings import PREFIX, DatabaseSettings, Settings, complaints
@@ -47,11 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(line, file=sys.stderr)  # noqa: T201 -- for a person, before there is a log
         return WRONG_SETTINGS
     kubernetes = None
-    if isinstance(settings, Settings) and settings.kubernetes_namespace:
+    if isinstance(settings, Settings) and (settings.kubernetes_namespace or settings.auth == "kubernetes"):
         try:
             kubernetes = kubernetes_api.configuration()
         except KubernetesUnavailable as exc:
-            print(f"{PREFIX}KUBERNETES_NAMESPACE is set, but {exc}", file=sys.stderr)  # noqa: T201 -- as above
+            asking = "KUBERNETES_NAMESPACE" if settings.kubernetes_namespace else "AUTH"
+            print(f"{PREFIX}{asking} asks for a cluster, but {exc}", file=sys.stderr)  # noqa: T201 -- as above
             return WRONG_SETTINGS
     log_as_json(settings.log_level)
     if isinstance(settings, Settings):
@@ -75,6 +78,11 @@ def serve(settings: Settings, kubernetes: Configuration | None) -> int:
     # uvicorn raises the signal again once it has shut down in order: that is a success, not a death by signal
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: sys.exit(0))
+    try:
+        app = create_app(settings, kubernetes=kubernetes)
+    except UnusableKeys as exc:
+        log.error("cannot serve", reason=str(exc))  # noqa: TRY400 -- the reason says it all
+        return WRONG_SETTINGS
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
         listener = socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)
@@ -86,7 +94,11 @@ def serve(settings: Settings, kubernetes: Configuration | None) -> int:
     log.info("serving", host=settings.host, port=settings.port, pipelines=[one.name for one in settings.pipelines])
     server = Server(
         uvicorn.Config(
-            create_app(settings, kubernetes=kubernetes),
+            app,
+            http=Connection,
+            ws="none",
+            # nobody in front of this service is trusted to say whom a request is from
+            proxy_headers=False,
             log_config=None,
             access_log=False,
             server_header=False,

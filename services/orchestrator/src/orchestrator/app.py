@@ -14,7 +14,8 @@ from kubernetes.aio.client import Configuration
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator import kubernetes_api, migrations, prefect_api
-from orchestrator.api import backfilling, events, problems, runs, service
+from orchestrator.api import backfilling, document, events, problems, runs, service
+from orchestrator.api.entrance import Entrance
 from orchestrator.api.metrics import Metrics
 from orchestrator.api.parts import Parts
 from orchestrator.api.requests import Requests
@@ -22,7 +23,12 @@ from orchestrator.backfills import FAILED
 from orchestrator.cancel import Canceller
 from orchestrator.diagnosis import Diagnosis
 from orchestrator.dispatch import Dispatcher
+from orchestrator.doors import Door, Open
+from orchestrator.doors.keys import ApiKeys
+from orchestrator.doors.rates import Allowed, Rates
+from orchestrator.doors.tokens import Tokens
 from orchestrator.errors import EngineRefused, KubernetesRefused
+from orchestrator.kubernetes_api import reviews
 from orchestrator.ledger.connection import open_ledger
 from orchestrator.ledger.events import Seen
 from orchestrator.ledger.feed import Feed
@@ -58,7 +64,18 @@ def create_app(
     """The application. Nothing is opened before its lifespan begins.
 
     `kubernetes` is how the cluster of the flow runs is reached; `transport` replaces the network to Prefect.
+    Raises UnusableKeys where the file of API keys cannot be used.
     """
+    keys = ApiKeys(settings.api_keys_file) if settings.auth == "apiKey" and settings.api_keys_file else None
+    rates = Rates(
+        Allowed(
+            reads=settings.reads_per_second,
+            writes=settings.writes_per_second,
+            refusals=settings.refusals_per_second,
+            streams=settings.streams,
+            streams_each=settings.streams_per_caller,
+        )
+    )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -84,6 +101,7 @@ def create_app(
                     ),
                     observe=metrics.kubernetes_call,
                 ) as cluster,
+                _opened(settings, keys=keys, kubernetes=kubernetes, observe=metrics.kubernetes_call) as door,
             ):
                 guard = Guard("prefect", limits=limits or Limits(), answers=(EngineRefused,), listeners=[_BreakerLog()])
                 prefect = PrefectApi(client, guard, observe=metrics.prefect_call)
@@ -146,6 +164,9 @@ def create_app(
                     wake=dispatcher.wake,
                     wake_canceller=canceller.wake,
                     check_schema=_once_at_head(db),
+                    entrance=Entrance(door, rates, pipelines=deployments, metrics_open=settings.metrics_open),
+                    streams=rates.streams,
+                    body_seconds=settings.body_seconds,
                 )
                 works = {
                     "dispatch": dispatcher.work,
@@ -154,6 +175,8 @@ def create_app(
                     "cancel": canceller.work,
                     "events": feed.work,
                 }
+                if keys is not None:
+                    works["keys"] = keys.work
                 if transport is None:
                     works["announcements"] = Announcements(settings, heard=sync.wake).work
                 async with supervised(works):
@@ -172,6 +195,8 @@ def create_app(
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        # the address in a redirect would be the one that the caller's Host header claims
+        redirect_slashes=False,
     )
     app.include_router(service.router)
     app.include_router(runs.router)
@@ -179,14 +204,7 @@ def create_app(
     app.include_router(backfilling.router)
     problems.install(app)
     app.add_middleware(Requests)
-    described = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        document = described()
-        document.setdefault("components", {}).setdefault("schemas", {}).update(problems.schemas())
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign] # FastAPI's documented way to extend its document
+    document.complete(app, auth=settings.auth, metrics_open=settings.metrics_open)
     return app
 
 
@@ -211,6 +229,21 @@ def _teller(metrics: Metrics, tracing: Tracing) -> Callable[[Seen], None]:
             )
 
     return tell
+
+
+@asynccontextmanager
+async def _opened(
+    settings: Settings, *, keys: ApiKeys | None, kubernetes: Configuration | None, observe: kubernetes_api.Observe
+) -> AsyncIterator[Door]:
+    """The door that the settings ask for, while the block lasts."""
+    if settings.auth != "kubernetes":
+        yield keys or Open()
+        return
+    if kubernetes is None:
+        raise AssertionError("the command line finds the cluster before it serves")
+    guard = Guard("reviews", limits=reviews.REVIEW_LIMITS, listeners=[_BreakerLog()])
+    async with reviews.opened(kubernetes, audience=settings.token_audience, guard=guard, observe=observe) as asked:
+        yield Tokens(asked)
 
 
 @asynccontextmanager

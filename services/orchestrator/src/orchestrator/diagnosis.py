@@ -83,10 +83,15 @@ class Diagnosis:
         still = {one.flow_run_id for one in open_runs}
         self._pods = {flow_run_id: pod for flow_run_id, pod in self._pods.items() if flow_run_id in still}
 
-    async def blind(self, error: OrchestratorError, facts: Mapping[UUID, tuple[str, Facts]]) -> None:
-        """Prefect could not be looked at: say so of the runs that wait for it. Raises LedgerUnavailable."""
+    async def blind(
+        self, error: OrchestratorError, facts: Mapping[UUID, tuple[str, Facts]], *, since: datetime
+    ) -> None:
+        """Prefect could not be looked at, which began then: say so of the runs that wait for it.
+
+        Raises LedgerUnavailable.
+        """
         now = datetime.now(UTC)
-        self._failing_since = self._failing_since or now
+        self._failing_since = self._failing_since or since
         if not self._is_time():
             return
         found = {}

@@ -3,7 +3,13 @@
 OrchestratorError
   InvalidRequest       the caller sent something that cannot be a run, a date, a page or a parameter
   KeyReused            an Idempotency-Key came back with another body
+  HeadTooLarge         the request has more or longer headers than this service reads
   BodyTooLarge         the request body is longer than this service reads
+  BodyTooSlow          the request body did not come in time
+  Unauthenticated      no credential, or one that proves nothing
+  Forbidden            the caller is known and may not do this
+  TooManyRequests      the caller comes too often, or holds too many streams open
+  DoorUnavailable      who calls, or what they may do, cannot be found out now
   UnknownPipeline      no pipeline of that name is configured
   UnknownRun           no run with that id in that pipeline
   RunOver              a run that has ended cannot be cancelled any more
@@ -44,6 +50,34 @@ class KeyReused(OrchestratorError):
 
 class BodyTooLarge(OrchestratorError):
     """The request body is longer than this service reads."""
+
+
+class HeadTooLarge(OrchestratorError):
+    """The request has more or longer headers than this service reads."""
+
+
+class BodyTooSlow(OrchestratorError):
+    """The request body did not come in time."""
+
+
+class Unauthenticated(OrchestratorError):
+    """No credential, or one that proves nothing. `challenge` is what WWW-Authenticate says."""
+
+    def __init__(self, detail: str, *, challenge: str) -> None:
+        super().__init__(detail)
+        self.challenge = challenge
+
+
+class Forbidden(OrchestratorError):
+    """The caller is known and may not do this."""
+
+
+class TooManyRequests(OrchestratorError):
+    """The caller comes too often, or holds too many streams open."""
+
+
+class DoorUnavailable(OrchestratorError):
+    """Who calls, or what they may do, cannot be found out now: nobody is let in on trust."""
 
 
 class UnknownPipeline(OrchestratorError):

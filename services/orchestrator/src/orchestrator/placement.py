@@ -199,8 +199,8 @@ def _outcome(pod: Pod) -> str:
 
 
 def blockers(message: str) -> str:
-    """The scheduler's message without what it says about preemption, which is never the cause."""
-    return re.sub(r"\s*preemption: .*$", "", message, flags=re.DOTALL).strip().rstrip(".")
+    """The scheduler's message without what it says of preemption and of claims to free, which are never the cause."""
+    return re.split(r"\s*(?:no new claims to deallocate|preemption: )", message, maxsplit=1)[0].strip().rstrip(".")
 
 
 def _last_words(message: str) -> str:

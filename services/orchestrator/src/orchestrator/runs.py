@@ -13,8 +13,7 @@ from typing import Any, Literal
 from uuid import UUID
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-import referencing.exceptions
-from jsonschema import Draft202012Validator, FormatChecker
+import jsonschema_rs
 
 from orchestrator.errors import EngineConfused, InvalidRequest
 
@@ -22,6 +21,10 @@ Origin = Literal["api", "schedule", "prefect"]
 
 CORRELATION_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 DEEPEST = 32
+MOST_BACKTRACKING = 100_000  # steps that a pattern in a schema may take over a caller's text
+LARGEST_INTEGER = 2**63 - 1
+# Names by which Prefect finds something else to put there: its server a template, the flow's process a stored block.
+REFERENCES = {"__prefect_kind": "a Prefect template", "$ref": "a reference to a Prefect block"}
 TEMPLATE = re.compile(r"\{\{|\{%|\{#")
 DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
@@ -198,22 +201,24 @@ def parameters(facts: Facts, given: Mapping[str, Any], day: date) -> dict[str, A
         raise InvalidRequest(f"parameters.{unknown[0][:80]} is not a parameter of {facts.flow}; it takes: {known}")
     _refuse_unsendable(given, "parameters")
     sent = dict(given) | ({"logical_date": day.isoformat()} if facts.dated else {})
-    validator = Draft202012Validator(
-        facts.parameter_schema,
-        format_checker=FormatChecker(),
-        registry=referencing.Registry(),  # an empty one: a $ref to another host is never fetched
-    )
     try:
-        for problem in validator.iter_errors(dict(facts.defaults) | sent):
-            path = list(problem.absolute_path)
-            # a default may be a template that Prefect fills in: it is the deployment's business, not the caller's
-            if not path or path[0] in sent:
-                where = ".".join(["parameters", *map(str, path)])
-                raise InvalidRequest(f"{where}: {problem.message[:300]}; see the deployment's parameter schema")
-    except referencing.exceptions.Unresolvable as exc:
+        validator = jsonschema_rs.Draft202012Validator(
+            dict(facts.parameter_schema),
+            validate_formats=True,
+            offline=True,  # a $ref to another host is never fetched
+            pattern_options=jsonschema_rs.FancyRegexOptions(backtrack_limit=MOST_BACKTRACKING),
+        )
+    except jsonschema_rs.ValidationError as exc:
         raise EngineConfused(
-            f"the parameter schema of {facts.deployment} refers to what it does not hold ({exc}); register it again"
+            f"the parameter schema of {facts.deployment} cannot be used ({exc.message[:300]}); "
+            "correct it and register it again"
         ) from exc
+    for problem in validator.iter_errors(dict(facts.defaults) | sent):
+        path = list(problem.instance_path)
+        # a default may be a template that Prefect fills in: it is the deployment's business, not the caller's
+        if not path or path[0] in sent:
+            where = ".".join(["parameters", *map(str, path)])
+            raise InvalidRequest(f"{where[:200]}: {problem.message[:300]}; see the deployment's parameter schema")
     return sent
 
 
@@ -228,12 +233,15 @@ def _refuse_unsendable(value: Any, where: str, depth: int = 0) -> None:
             raise InvalidRequest(f"{where} holds a NUL or half a surrogate pair, which cannot be stored; remove it")
     elif isinstance(value, float) and not math.isfinite(value):
         raise InvalidRequest(f"{where} is not a finite number, which JSON does not have; send a number")
+    elif isinstance(value, int | float) and abs(value) > LARGEST_INTEGER:
+        # of a float too: the database writes it without an exponent, and Prefect cannot store what comes of that
+        raise InvalidRequest(f"{where} is beyond 64 bits, which not every reader of JSON has; send it as a string")
     elif isinstance(value, Mapping):
         for key, inner in value.items():
-            if key == "__prefect_kind":
-                raise InvalidRequest(f"{where} holds a Prefect template (__prefect_kind); send the value itself")
+            if key in REFERENCES:
+                raise InvalidRequest(f"{where} holds {REFERENCES[key]} ({key}); send the value itself")
             _refuse_unsendable(key, f"{where}, a name in it,", depth)
-            _refuse_unsendable(inner, f"{where}.{key}", depth + 1)
+            _refuse_unsendable(inner, f"{where}.{key[:80]}", depth + 1)
     elif isinstance(value, list):
         for index, inner in enumerate(value):
             _refuse_unsendable(inner, f"{where}.{index}", depth + 1)

@@ -2,10 +2,11 @@
 
 import json
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "ORCHESTRATOR_"
@@ -24,8 +25,21 @@ HINTS = {
     "kubernetes_namespace": "the namespace of the flow runs' Jobs (leave it out where there is no Kubernetes)",
     "worker_query_seconds": "the seconds between two polls of a worker, above 0 and up to 60",
     "cancel_grace_seconds": "the seconds a cancelled run that never started is given to end by itself, 0 to 300",
+    "auth": "who may call: none (whoever can reach the port), apiKey or kubernetes",
+    "api_keys_file": "the file of the API keys, where ORCHESTRATOR_AUTH is apiKey, such as /etc/orchestrator/keys.json",
+    "token_audience": "the audience of the tokens, where ORCHESTRATOR_AUTH is kubernetes; unset: the cluster's own",
+    "metrics_open": "true where /metrics needs no credential, else false",
+    "reads_per_second": "how often each caller may read in a second, 1 to 100000; four seconds' worth at once",
+    "writes_per_second": "how often each caller may start, cancel or fill back in a second, 1 to 100000",
+    "refusals_per_second": "how often one address may come without a good credential in a second, 1 to 100000",
+    "streams": "how many event streams may be open at once, 1 to 10000",
+    "streams_per_caller": "how many event streams each caller may hold open, 1 to 10000",
+    "body_seconds": "the seconds a request's body may take to arrive, 0.1 to 60",
     "cancel_deadline_seconds": "the seconds a cancelled run's own process is given to end by itself, 0 to 3600",
 }
+
+
+Often = Annotated[float, Field(ge=1, le=100_000)]
 
 
 class Missed(StrEnum):
@@ -99,6 +113,16 @@ class Settings(DatabaseSettings):
     kubernetes_namespace: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")] | None = None
     worker_query_seconds: Annotated[float, Field(gt=0, le=60)] = 10.0
     cancel_grace_seconds: Annotated[float, Field(ge=0, le=300)] = 10.0
+    auth: Literal["none", "apiKey", "kubernetes"] = "none"
+    api_keys_file: Annotated[Path | None, Field(validate_default=True)] = None
+    token_audience: str | None = None
+    metrics_open: bool = True
+    reads_per_second: Often = 100.0
+    writes_per_second: Often = 50.0
+    refusals_per_second: Often = 10.0
+    streams: Annotated[int, Field(ge=1, le=10_000)] = 200
+    streams_per_caller: Annotated[int, Field(ge=1, le=10_000)] = 50
+    body_seconds: Annotated[float, Field(ge=0.1, le=60)] = 10.0
     cancel_deadline_seconds: Annotated[float, Field(ge=0, le=3600)] = 60.0
     # under OpenTelemetry's own name, as its other variables (headers, certificates, resource) are read by it
     otlp_endpoint: Annotated[str | None, Field(validation_alias=OTLP_ENDPOINT)] = None
@@ -125,6 +149,13 @@ class Settings(DatabaseSettings):
     def _is_a_pair(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and ":" not in value.get_secret_value():
             raise ValueError("it has no colon between user and password")
+        return value
+
+    @field_validator("api_keys_file")
+    @classmethod
+    def _is_there_for_keys(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if info.data.get("auth") == "apiKey" and value is None:
+            raise ValueError(f"it is not set, and {PREFIX}AUTH is apiKey")
         return value
 
     @field_validator("pipelines", mode="before")

@@ -86,6 +86,7 @@ class Sync:
         try:
             while True:
                 self._handed_over.clear()
+                began = datetime.now(UTC)
                 try:
                     if await self._leads() and await self._is_worth_it():
                         await self.look()
@@ -93,7 +94,7 @@ class Sync:
                 except OrchestratorError as exc:
                     self._failed(exc)
                     with suppress(LedgerUnavailable):
-                        await self._diagnosis.blind(exc, self._known)
+                        await self._diagnosis.blind(exc, self._known, since=began)
                 try:
                     async with asyncio.timeout(self._poll_seconds):
                         await self._handed_over.wait()
@@ -172,6 +173,10 @@ class Sync:
                 self._odd_one(pipeline, exc)
             else:
                 self._odd.pop(pipeline, None)
+        try:
+            await following.note_sources(self._db, await self._prefect.source_breaker())
+        except (EngineConfused, EngineRefused) as exc:
+            log.warning("the circuit to the source is not known", reason=str(exc))
         self._next_start = min(starts, default=None)
         self._facts_at = time.monotonic()
 

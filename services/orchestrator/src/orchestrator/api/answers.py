@@ -24,6 +24,7 @@ class StartRequest(BaseModel):
 
     logical_date: str | None = Field(
         default=None,
+        json_schema_extra={"format": "date"},
         description="The day the run is about, YYYY-MM-DD; yesterday in the schedule's timezone when left out",
     )
     parameters: dict[str, Any] = Field(
@@ -221,6 +222,7 @@ class PipelineAnswer(BaseModel):
                     },
                     "held": [],
                     "breaker": "closed",
+                    "source_breaker": "closed",
                     "seen_at": "2026-03-02T08:10:00Z",
                 }
             ]
@@ -236,6 +238,9 @@ class PipelineAnswer(BaseModel):
     last_run: LastRun | None
     held: list[HeldRuns] = Field(description="What keeps its runs, or its schedule, from going on")
     breaker: str = Field(description="The circuit to Prefect: closed, open or half-open")
+    source_breaker: str | None = Field(
+        description="The circuit between the flow and its source, as Prefect last told; null until it has first changed"
+    )
     seen_at: datetime | None = Field(description="When Prefect last told of the deployment")
 
     @classmethod
@@ -263,6 +268,7 @@ class PipelineAnswer(BaseModel):
             last_run=LastRun(**{field: getattr(last, field) for field in LastRun.model_fields}) if last else None,
             held=held,
             breaker=breaker,
+            source_breaker=known.source_breaker if known else None,
             seen_at=known.seen_at if known else None,
         )
 

@@ -3,17 +3,18 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Annotated
 
 import structlog
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Header, Request, Response
 from starlette.types import Receive, Scope, Send
 
 from orchestrator.api import problems
 from orchestrator.api.answers import Change
-from orchestrator.api.parts import OfPipeline, WithParts
+from orchestrator.api.entrance import counted
+from orchestrator.api.parts import OfPipeline, WithCaller, WithParts
 from orchestrator.errors import InvalidRequest, LedgerUnavailable
 from orchestrator.ledger.feed import Feed, TooSlow
 
@@ -31,7 +32,17 @@ EXAMPLE = (
     '"at": "2026-03-02T08:00:06.500Z", "duration_ms": null, "reason": null, '
     '"correlation_id": "4bf92f3577b34da6a3ce929d0e0e4736"}\n\n'
 )
-STREAM = {"text/event-stream": {"schema": {"type": "string"}, "example": EXAMPLE}}
+EVENT = {
+    "type": "object",
+    "description": "One event: its data is JSON. Those named `end` have no id.",
+    "properties": {
+        "id": {"type": "string", "pattern": "^[0-9]{1,19}$"},
+        "event": {"enum": ["state", "end"]},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+    "required": ["event", "data"],
+}
+STREAM = {"text/event-stream": {"schema": EVENT, "example": EXAMPLE}}
 
 Seen = Annotated[
     str | None,
@@ -46,7 +57,9 @@ Seen = Annotated[
 @router.get(
     "/events", response_class=Response, responses=problems.responses(404, 422, 503) | {200: {"content": STREAM}}
 )
-async def events(*, pipeline: OfPipeline, parts: WithParts, last_event_id: Seen = None) -> Response:
+async def events(
+    *, request: Request, pipeline: OfPipeline, parts: WithParts, caller: WithCaller, last_event_id: Seen = None
+) -> Response:
     """Every change of a run's state as it is recorded, from now on or from after `Last-Event-ID`.
 
     The stream lasts until the caller leaves. An event named `end` says why the service ended it: come back with the
@@ -59,7 +72,8 @@ async def events(*, pipeline: OfPipeline, parts: WithParts, last_event_id: Seen 
         place = int(last_event_id)
         if place > LARGEST_ID or not await feed.knows(place):
             raise InvalidRequest(f"there is no event {last_event_id} yet; leave Last-Event-ID out to begin now")
-    return EventStream(_told(feed, pipeline.name, place))
+    leave = parts.streams.enter(counted(caller, request.scope))
+    return EventStream(_told(feed, pipeline.name, place), leave=leave)
 
 
 async def _told(feed: Feed, pipeline: str, place: int) -> AsyncGenerator[bytes, None]:
@@ -100,10 +114,18 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, pieces: AsyncGenerator[bytes, None], *, stalled_seconds: float = STALLED_SECONDS) -> None:
+    def __init__(
+        self,
+        pieces: AsyncGenerator[bytes, None],
+        *,
+        leave: Callable[[], None] = lambda: None,
+        stalled_seconds: float = STALLED_SECONDS,
+    ) -> None:
+        """`leave` is called once it is over, however it ends."""
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._pieces = pieces
+        self._leave = leave
         self._stalled_seconds = stalled_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -117,6 +139,7 @@ class EventStream(Response):
         except TimeoutError:
             log.warning("a caller that takes no events is given up", path=scope["path"])
         finally:
+            self._leave()
             for task in (sending, leaving):
                 task.cancel()
             await asyncio.gather(sending, leaving, return_exceptions=True)

@@ -1,4 +1,8 @@
-"""What Prometheus is told. Counters grow where things happen; gauges are read from the ledger when asked."""
+"""What Prometheus is told.
+
+Counters and histograms grow in whichever replica wrote the thing down, so their sum over the replicas is the whole.
+Gauges are read from the ledger when asked, the same by every replica: one of them is the whole.
+"""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -11,6 +15,7 @@ from orchestrator.runs import State
 START_BUCKETS = (0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 900, 3600)
 RUN_BUCKETS = (1, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600)
 CALL_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+DEGRADED = "Degraded"
 BREAKER_STATES = ("closed", "half-open", "open")
 
 
@@ -78,12 +83,24 @@ class Metrics:
         )
         self._succeeded = Gauge(
             "orchestrator_last_success_timestamp_seconds",
-            "When the latest Completed run ended.",
+            "When a run was last completed, and not as Degraded; absent where none ever was.",
             ["pipeline"],
             registry=registry,
         )
         self._breaker = Gauge(
             "orchestrator_prefect_breaker", "1 for the state the circuit is in.", ["state"], registry=registry
+        )
+        self._degraded = Counter(
+            "orchestrator_runs_degraded",
+            "Runs that ended Completed, but Degraded: the day keeps what an earlier run loaded.",
+            ["pipeline"],
+            registry=registry,
+        )
+        self._source = Gauge(
+            "orchestrator_source_breaker",
+            "1 for the state of the circuit between the flow and its source; absent until it has first changed.",
+            ["pipeline", "state"],
+            registry=registry,
         )
         self._database = Gauge(
             "orchestrator_database_up", "Whether the ledger answered this scrape.", registry=registry
@@ -99,6 +116,8 @@ class Metrics:
             self._states.labels(change.pipeline, State.SCHEDULED).inc()
         if change.before is not change.state:
             self._states.labels(change.pipeline, change.state).inc()
+            if change.state is State.COMPLETED and change.state_name == DEGRADED:
+                self._degraded.labels(change.pipeline).inc()
         if change.first_start and change.started_at is not None:
             waited = (change.started_at - change.accepted_at).total_seconds()
             self._start.labels(change.pipeline).observe(max(0.0, waited))
@@ -127,12 +146,13 @@ class Metrics:
         try:
             counted = await reading.backlog(db)
             holds, successes = await reading.holds(db), await reading.last_successes(db, pipelines)
+            remembered = await reading.remembered(db)
         except LedgerUnavailable:
-            counted, holds, successes = None, [], {}
+            counted, holds, successes, remembered = None, [], {}, {}
         # nothing is awaited from here on: two scrapes at once do not see each other's half-filled gauges
         for state in BREAKER_STATES:
             self._breaker.labels(state).set(state == breaker)
-        for gauge in (self._unfinished, self._oldest, self._waiting, self._held, self._succeeded):
+        for gauge in (self._unfinished, self._oldest, self._waiting, self._held, self._succeeded, self._source):
             gauge.clear()
         self._database.set(counted is not None)
         if counted is not None:
@@ -140,6 +160,10 @@ class Metrics:
             for name in pipelines:
                 self._waiting.labels(name).set(waiting.get(name, 0))
                 self._oldest.labels(name).set(oldest.get(name, 0))
+            for name, known in remembered.items():
+                if known.source_breaker is not None:
+                    for state in BREAKER_STATES:
+                        self._source.labels(name, state).set(state == known.source_breaker)
             for (name, state), count in unfinished.items():
                 self._unfinished.labels(name, state).set(count)
         for row in holds:

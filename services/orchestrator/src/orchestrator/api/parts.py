@@ -7,8 +7,11 @@ from typing import Annotated
 from fastapi import Depends, Path, Request
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from orchestrator.api.entrance import Entrance
 from orchestrator.api.metrics import Metrics
-from orchestrator.errors import DeploymentMissing, UnknownPipeline
+from orchestrator.doors import Caller, unknown_pipeline
+from orchestrator.doors.rates import Streams
+from orchestrator.errors import DeploymentMissing
 from orchestrator.ledger import following, reading
 from orchestrator.ledger.events import Seen
 from orchestrator.ledger.feed import Feed
@@ -38,6 +41,9 @@ class Parts:
     wake: Callable[[], None]
     wake_canceller: Callable[[], None]
     check_schema: Callable[[], Awaitable[None]]
+    entrance: Entrance
+    streams: Streams
+    body_seconds: float
 
 
 def parts(request: Request) -> Parts:
@@ -49,15 +55,25 @@ def parts(request: Request) -> Parts:
 WithParts = Annotated[Parts, Depends(parts)]
 
 
-def configured(
-    pipeline: Annotated[str, Path(description="A configured pipeline's name", examples=["etl"])], parts: WithParts
+def caller(request: Request) -> Caller:
+    """Who the entrance let in."""
+    found: Caller = request.state.caller
+    return found
+
+
+WithCaller = Annotated[Caller, Depends(caller)]
+
+
+async def configured(
+    pipeline: Annotated[str, Path(description="A configured pipeline's name", examples=["etl"])],
+    parts: WithParts,
+    caller: WithCaller,
 ) -> Pipeline:
-    """The pipeline of that name. Raises UnknownPipeline listing those there are."""
+    """The pipeline of that name. Raises UnknownPipeline listing those that the caller may read."""
     try:
         return parts.pipelines[pipeline]
     except KeyError:
-        known = ", ".join(sorted(parts.pipelines))
-        raise UnknownPipeline(f"there is no pipeline {pipeline[:80]!r}; there is: {known}") from None
+        raise await unknown_pipeline(pipeline, caller=caller, pipelines=parts.pipelines) from None
 
 
 OfPipeline = Annotated[Pipeline, Depends(configured)]

@@ -11,6 +11,7 @@ from orchestrator.ledger.backfilling import Progress
 from orchestrator.runs import State
 
 DIGEST = "6f1d0c3f5a0e8b7c9d2e4f60718293a4b5c6d7e8f90a1b2c3d4e5f6071829304"
+DATE: dict[str, Any] = {"format": "date"}
 ASKED: dict[str, Any] = {"from": "2026-03-01", "to": "2026-03-02", "mode": "missing", "max_concurrent": 4}
 
 
@@ -19,8 +20,13 @@ class BackfillRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [ASKED, ASKED | {"digest": DIGEST}]})
 
-    from_: Annotated[str, Field(alias="from", description="The first date, YYYY-MM-DD")]
-    to: str = Field(description="The last date, YYYY-MM-DD, today at the latest; up to 3,700 dates")
+    from_: Annotated[
+        str, Field(alias="from", json_schema_extra={"format": "date"}, description="The first date, YYYY-MM-DD")
+    ]
+    to: str = Field(
+        json_schema_extra={"format": "date"},
+        description="The last date, YYYY-MM-DD, today at the latest; up to 3,700 dates",
+    )
     mode: Mode = Field(
         description="missing: no run completed the date; failed: its last run Failed or Crashed; degraded: its last "
         "run is Completed named Degraded; all. A date whose run is not over is always out."

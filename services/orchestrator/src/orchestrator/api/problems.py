@@ -14,11 +14,18 @@ from orchestrator import errors
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_SECONDS = 5  # what a 503 asks for when nobody knows better
+WAITING = frozenset({HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS})  # they say for how long
 
 STATUS: dict[type[errors.OrchestratorError], HTTPStatus] = {
     errors.InvalidRequest: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.KeyReused: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.HeadTooLarge: HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
     errors.BodyTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    errors.BodyTooSlow: HTTPStatus.REQUEST_TIMEOUT,
+    errors.Unauthenticated: HTTPStatus.UNAUTHORIZED,
+    errors.Forbidden: HTTPStatus.FORBIDDEN,
+    errors.TooManyRequests: HTTPStatus.TOO_MANY_REQUESTS,
+    errors.DoorUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.UnknownPipeline: HTTPStatus.NOT_FOUND,
     errors.UnknownRun: HTTPStatus.NOT_FOUND,
     errors.RunOver: HTTPStatus.CONFLICT,
@@ -38,7 +45,13 @@ STATUS: dict[type[errors.OrchestratorError], HTTPStatus] = {
 TITLE: dict[type[errors.OrchestratorError], str] = {
     errors.InvalidRequest: "The request is not valid",
     errors.KeyReused: "The idempotency key belongs to another request",
+    errors.HeadTooLarge: "The request's headers are too large",
     errors.BodyTooLarge: "The request body is too large",
+    errors.BodyTooSlow: "The request body came too slowly",
+    errors.Unauthenticated: "A credential is needed",
+    errors.Forbidden: "This is not allowed",
+    errors.TooManyRequests: "Too many requests",
+    errors.DoorUnavailable: "Callers cannot be told apart now",
     errors.UnknownPipeline: "There is no such pipeline",
     errors.UnknownRun: "There is no such run",
     errors.RunOver: "The run is over",
@@ -111,6 +124,7 @@ def answer(
     path: str,
     correlation_id: str,
     retry_after: float | None = None,
+    challenge: str | None = None,
     faults: list[Fault] | None = None,
 ) -> JSONResponse:
     """A problem document as a response."""
@@ -124,7 +138,9 @@ def answer(
         faults=faults,
     )
     headers = {}
-    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+    if challenge is not None:
+        headers["WWW-Authenticate"] = challenge
+    if status in WAITING:
         headers["Retry-After"] = str(math.ceil(retry_after or RETRY_SECONDS))
     return JSONResponse(document.model_dump(exclude_none=True), status, headers=headers, media_type=MEDIA_TYPE)
 
@@ -143,6 +159,7 @@ def of(error: errors.OrchestratorError, *, path: str, correlation_id: str) -> JS
         path=path,
         correlation_id=correlation_id,
         retry_after=error.retry_after,
+        challenge=error.challenge if isinstance(error, errors.Unauthenticated) else None,
         faults=faults,
     )
 

@@ -1,4 +1,4 @@
-"""What happens to every request, whatever it asks: a correlation id, a limit to its body, one line in the log."""
+"""What happens to every request, whatever it asks: a correlation id, the entrance, its body, one line in the log."""
 
 import re
 import time
@@ -9,14 +9,14 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from orchestrator.api import problems
-from orchestrator.errors import BodyTooLarge
+from orchestrator.api import bodies, problems
+from orchestrator.api.entrance import METRICS, PROBES
+from orchestrator.errors import OrchestratorError
 from orchestrator.marks import TRACEPARENT
 from orchestrator.runs import CORRELATION_ID
 from orchestrator.tracing import Tracing
 
-BODY_BYTES = 64 * 1024
-PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
+QUIET = PROBES | {METRICS}  # asked every few seconds for ever
 
 log = structlog.get_logger(__name__)
 
@@ -38,7 +38,7 @@ class Requests:
         state = scope.setdefault("state", {})
         state["correlation_id"] = correlation_id
         state["traceparent"] = traceparent if trace else None
-        if scope["path"] in PROBES:
+        if scope["path"] in QUIET:
             await self._answer(scope, receive, send)
             return
         tracing: Tracing = scope["app"].state.parts.tracing
@@ -53,49 +53,38 @@ class Requests:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> int | None:
         """Answer, and write one line about it; the status, None where the caller hung up before there was one."""
-        correlation_id = scope["state"]["correlation_id"]
+        headers, correlation_id = Headers(scope=scope), scope["state"]["correlation_id"]
         asked = {"path": scope["path"], "correlation_id": correlation_id}
-        answer = _Answer(send, correlation_id)
+        answer = _Answer(receive, send, correlation_id)
+        parts = scope["app"].state.parts
+        caller = None
         started = time.monotonic()
         try:
-            body = await _read(receive, Headers(scope=scope))
+            caller = scope["state"]["caller"] = await parts.entrance.admit(scope, headers)
+            await parts.entrance.permit(caller, scope)
+            body = await bodies.read(receive, headers, within=parts.body_seconds)
             if body is not None:
-                await self._app(scope, _replay(body, receive), answer.send)
-        except BodyTooLarge as exc:
-            answer.closing = True
+                with structlog.contextvars.bound_contextvars(caller=caller.name):
+                    await self._app(scope, _replay(body, receive), answer.send)
+        except OrchestratorError as exc:
+            # the rest of a body may still be on its way, and will not be read
+            answer.closing = bodies.announced(headers)
             await problems.of(exc, **asked)(scope, receive, answer.send)
         except Exception:
             log.exception("request failed", **asked)
             if answer.status is None:
                 await problems.internal(**asked)(scope, receive, answer.send)
         finally:
-            write = log.debug if scope["path"] in PROBES else log.info
+            write = log.debug if scope["path"] in QUIET else log.info
             write(
                 "request",
                 **asked,
                 method=scope["method"],
+                caller=caller and caller.name,
                 status=answer.status,
                 duration_ms=round((time.monotonic() - started) * 1000, 1),
             )
         return answer.status
-
-
-async def _read(receive: Receive, headers: Headers) -> bytes | None:
-    """The whole body, None when the caller hung up before its end. Raises BodyTooLarge."""
-    too_large = BodyTooLarge(f"the body is over {BODY_BYTES} bytes; send a smaller one")
-    declared = headers.get("content-length", "")
-    if declared.isascii() and declared.isdigit() and int(declared[:20]) > BODY_BYTES:
-        raise too_large
-    body = bytearray()
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        body += message.get("body", b"")
-        if len(body) > BODY_BYTES:
-            raise too_large
-        if not message.get("more_body", False):
-            return bytes(body)
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
@@ -111,7 +100,8 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 class _Answer:
     """One response on its way out: its status is noted, its headers are completed."""
 
-    def __init__(self, send: Send, correlation_id: str) -> None:
+    def __init__(self, receive: Receive, send: Send, correlation_id: str) -> None:
+        self._receive = receive
         self._send = send
         self._correlation_id = correlation_id
         self.status: int | None = None
@@ -123,9 +113,17 @@ class _Answer:
             headers = MutableHeaders(scope=message)
             headers["X-Correlation-ID"] = self._correlation_id
             headers["X-Content-Type-Options"] = "nosniff"
-            if self.closing:  # the rest of the body is still on its way and will not be read
+            headers.setdefault(
+                "Cache-Control", "no-store"
+            )  # every answer is about now, and may be for one caller alone
+            if self.closing:
                 headers["Connection"] = "close"
-        await self._send(message)
+        if not self.closing or message["type"] != "http.response.body":
+            await self._send(message)
+            return
+        await self._send({**message, "more_body": True})
+        await bodies.let_pass(self._receive)
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def _correlation_id(given: str, trace: re.Match[str] | None) -> str:

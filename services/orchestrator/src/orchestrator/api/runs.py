@@ -45,7 +45,9 @@ class Listing(BaseModel):
     limit: int = Field(default=50, ge=1, le=500, description="How many on a page")
     cursor: str | None = Field(default=None, max_length=200, description="Where the page before said this one starts")
     state: State | None = Field(default=None, description="Only those in this state")
-    logical_date: str | None = Field(default=None, description="Only those about this day, YYYY-MM-DD")
+    logical_date: str | None = Field(
+        default=None, json_schema_extra={"format": "date"}, description="Only those about this day, YYYY-MM-DD"
+    )
 
     def of(self, pipeline: Pipeline) -> Wanted:
         """The same in the ledger's words. Raises InvalidRequest."""

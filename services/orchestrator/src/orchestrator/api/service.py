@@ -10,7 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from orchestrator.api import held, problems
 from orchestrator.api.answers import Alive, Dependency, PipelineAnswer, Pipelines, Readiness
-from orchestrator.api.parts import WithParts
+from orchestrator.api.parts import WithCaller, WithParts
 from orchestrator.errors import OrchestratorError
 from orchestrator.ledger import reading
 
@@ -20,14 +20,19 @@ CHECK_SECONDS = 2.0
 
 
 @router.get("/api/pipelines", responses=problems.responses(503))
-async def pipelines(parts: WithParts) -> Pipelines:
-    """Every pipeline with its schedule, next run and last run; from the ledger, so also while Prefect is away."""
+async def pipelines(parts: WithParts, caller: WithCaller) -> Pipelines:
+    """The pipelines that the caller may read, each with its schedule, next run and last run.
+
+    From the ledger, so also while Prefect is away.
+    """
+    names = await caller.readable(parts.pipelines)
     known = await reading.remembered(parts.db)
-    last = await reading.last_runs(parts.db, list(parts.pipelines))
+    last = await reading.last_runs(parts.db, names)
     holds = await reading.holds(parts.db)
     now = datetime.now(UTC)
     answers = []
-    for name, configured in parts.pipelines.items():
+    for name in names:
+        configured = parts.pipelines[name]
         told = known.get(name)
         if told is not None and told.facts.deployment != configured.deployment:
             told = None  # what is remembered is about the deployment this name stood for before

@@ -111,32 +111,36 @@ class KubernetesApi:
         return True
 
     async def _ask(self, operation: str, request: Callable[[], Awaitable[Any]]) -> bytes:
-        """Every request made here may be repeated: it reads, or removes what may be gone already."""
-        started = time.monotonic()
-        outcome = "cancelled"
-        try:
-            body = await self._guard.call(_attempt(operation, request))
-            outcome = "ok"
-        except Transient as exc:
-            outcome = "unavailable"
-            raise KubernetesUnavailable(
-                f"Kubernetes cannot serve now ({operation}: {exc})", retry_after=exc.retry_after
-            ) from exc
-        except CircuitOpen as exc:
-            outcome = "circuit_open"
-            raise KubernetesUnavailable(
-                f"Kubernetes has been failing and is left alone for a moment ({operation})",
-                retry_after=max(1.0, exc.retry_after),
-            ) from exc
-        except DeadlineExceeded as exc:
-            outcome = "deadline"
-            raise KubernetesUnavailable(f"Kubernetes did not answer in time ({operation}: {exc})") from exc
-        except (KubernetesRefused, KubernetesUnavailable) as exc:
-            outcome = _OUTCOMES[type(exc)]
-            raise
-        finally:
-            self._observe(operation, outcome, time.monotonic() - started)
-        return body
+        return await asked(operation, request, guard=self._guard, observe=self._observe)
+
+
+async def asked(operation: str, request: Callable[[], Awaitable[Any]], *, guard: Guard, observe: Observe) -> bytes:
+    """Every request made here may be repeated: it reads, or removes what may be gone already."""
+    started = time.monotonic()
+    outcome = "cancelled"
+    try:
+        body = await guard.call(_attempt(operation, request))
+        outcome = "ok"
+    except Transient as exc:
+        outcome = "unavailable"
+        raise KubernetesUnavailable(
+            f"Kubernetes cannot serve now ({operation}: {exc})", retry_after=exc.retry_after
+        ) from exc
+    except CircuitOpen as exc:
+        outcome = "circuit_open"
+        raise KubernetesUnavailable(
+            f"Kubernetes has been failing and is left alone for a moment ({operation})",
+            retry_after=max(1.0, exc.retry_after),
+        ) from exc
+    except DeadlineExceeded as exc:
+        outcome = "deadline"
+        raise KubernetesUnavailable(f"Kubernetes did not answer in time ({operation}: {exc})") from exc
+    except (KubernetesRefused, KubernetesUnavailable) as exc:
+        outcome = _OUTCOMES[type(exc)]
+        raise
+    finally:
+        observe(operation, outcome, time.monotonic() - started)
+    return body
 
 
 def _attempt(operation: str, request: Callable[[], Awaitable[Any]]) -> Callable[[], Awaitable[bytes]]:

@@ -1,6 +1,6 @@
 """How the ledger is reached, and which of the database's errors mean that it is not there now."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -20,22 +20,28 @@ LOCKED = "55P03"
 NO_TABLES = frozenset({"42P01", "42703", "3F000"})
 
 
-async def connect(url: str, *, statement_seconds: float | None = STATEMENT_SECONDS) -> Any:
+async def connect(
+    url: str, *, statement_seconds: float | None = STATEMENT_SECONDS, more: Mapping[str, str] | None = None
+) -> Any:
     """One asyncpg connection by a libpq-style URL, `?host=/socket/dir` and sslmode included.
 
-    A statement that takes longer than `statement_seconds` is given up; None lets it take its time.
+    A statement that takes longer than `statement_seconds` is given up; None lets it take its time. `more` are further
+    settings of the session.
     """
     return await asyncpg.connect(
         url,
         timeout=CONNECT_SECONDS,
         command_timeout=statement_seconds,
-        # a peer that vanished without a word is noticed in seconds, not hours: its locks are someone else's then
+        # a peer that vanished without a word is noticed in seconds, not hours: its locks are someone else's then;
+        # keepalives find it while nothing is on its way, the user timeout while an answer is
         server_settings={
             "application_name": "orchestrator",
             "tcp_keepalives_idle": "3",
             "tcp_keepalives_interval": "2",
             "tcp_keepalives_count": "2",
+            "tcp_user_timeout": "7000",
             "timezone": "UTC",
+            **(more or {}),
         },
     )
 

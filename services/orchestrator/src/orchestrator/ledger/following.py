@@ -40,6 +40,13 @@ async def note_pipeline(db: AsyncEngine, pipeline: str, facts: Facts, next_start
         await connection.execute(statement.on_conflict_do_update(index_elements=["pipeline"], set_=values))
 
 
+async def note_sources(db: AsyncEngine, breaker: str | None) -> None:
+    """Remember the state of the circuit between the flows and their source: one for all pipelines, as the source is."""
+    changed = pipelines.c.source_breaker.is_distinct_from(breaker)
+    async with transaction(db) as connection:
+        await connection.execute(update(pipelines).where(changed).values(source_breaker=breaker))
+
+
 async def note_missing(db: AsyncEngine, pipeline: str) -> None:
     """Remember that Prefect has no deployment for a pipeline that once had one."""
     async with transaction(db) as connection:

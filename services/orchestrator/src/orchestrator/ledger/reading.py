@@ -9,7 +9,16 @@ from sqlalchemy import ARRAY, Row, Select, Text, and_, cast, func, lateral, sele
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator.ledger.connection import transaction
-from orchestrator.ledger.tables import cancellations, pipelines, reasons, run_events, runs, unfinished, waiting
+from orchestrator.ledger.tables import (
+    cancellations,
+    pipelines,
+    reasons,
+    run_events,
+    runs,
+    succeeded,
+    unfinished,
+    waiting,
+)
 from orchestrator.runs import Facts, Schedule, State
 
 
@@ -21,6 +30,7 @@ class Remembered:
     next_starts: tuple[datetime, ...]
     seen_at: datetime
     missing_since: datetime | None
+    source_breaker: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +128,7 @@ async def remembered(db: AsyncEngine) -> dict[str, Remembered]:
             next_starts=tuple(datetime.fromisoformat(one) for one in row.next_starts),
             seen_at=row.seen_at,
             missing_since=row.missing_since,
+            source_breaker=row.source_breaker,
         )
         for row in rows
     }
@@ -153,17 +164,12 @@ async def holds(db: AsyncEngine) -> list[Row[Any]]:
 
 
 async def last_successes(db: AsyncEngine, names: list[str]) -> dict[str, datetime]:
-    """When the latest Completed run of each of these pipelines ended, of those that have one."""
+    """When the last run of each of these pipelines ended that was completed, and not as Degraded; of those with one."""
     named = func.unnest(cast(names, ARRAY(Text))).table_valued("pipeline").render_derived()
-    latest = lateral(
-        select(runs.c.ended_at)
-        .where(runs.c.pipeline == named.c.pipeline, runs.c.state == State.COMPLETED)
-        .order_by(runs.c.accepted_at.desc(), runs.c.run_id.desc())
-        .limit(1)
-    )
-    query = select(named.c.pipeline, latest.c.ended_at).select_from(named.join(latest, true()))
+    last = lateral(select(func.max(runs.c.ended_at).label("at")).where(runs.c.pipeline == named.c.pipeline, succeeded))
+    query = select(named.c.pipeline, last.c.at).select_from(named.join(last, true())).where(last.c.at.is_not(None))
     async with transaction(db) as connection:
-        return {row.pipeline: row.ended_at for row in await connection.execute(query)}
+        return {row.pipeline: row.at for row in await connection.execute(query)}
 
 
 async def backlog(db: AsyncEngine) -> tuple[dict[str, int], dict[tuple[str, str], int], dict[str, float]]:

@@ -52,6 +52,8 @@ pipelines = Table(
     Column("paused", Boolean, nullable=False),
     Column("seen_at", Moment, nullable=False),
     Column("missing_since", Moment),
+    # the state of the circuit between the flow and its source; None until it has first changed
+    Column("source_breaker", Text),
     # when a look last found out which of its runs have stopped on their way
     Column("watched_at", Moment),
 )
@@ -111,6 +113,13 @@ Index("runs_by_day", runs.c.pipeline, runs.c.logical_date, runs.c.accepted_at.de
 Index("runs_waiting", runs.c.pipeline, runs.c.accepted_at, runs.c.run_id, postgresql_where=waiting)
 Index("runs_unfinished", runs.c.pipeline, runs.c.accepted_at, postgresql_where=unfinished)
 Index("runs_crashed", runs.c.ended_at, postgresql_where=text("state = 'Crashed'"))
+succeeded = and_(runs.c.state == State.COMPLETED, runs.c.state_name != "Degraded")
+Index(
+    "runs_succeeded",
+    runs.c.pipeline,
+    runs.c.ended_at,
+    postgresql_where=text("state = 'Completed' AND state_name <> 'Degraded'"),
+)
 Index("runs_to_rerun", runs.c.crashed_at, postgresql_where=and_(unfinished, runs.c.rerun_due))
 Index("runs_of_backfill", runs.c.backfill_id, runs.c.logical_date, postgresql_where=runs.c.backfill_id.is_not(None))
 Index("runs_held", runs.c.backfill_id, runs.c.logical_date, postgresql_where=held)

@@ -19,6 +19,9 @@ from orchestrator.settings import Settings
 TRANSIENT_STATUS = frozenset({408, 429, 500, 502, 503, 504})  # 500: its answer while its database is away
 DENIED_STATUS = frozenset({401, 403})
 
+SOURCE_BREAKER = "source_breaker"  # the variable that the flow sets when the circuit changes
+BREAKER_STATES = frozenset({"closed", "half-open", "open"})
+
 _OUTCOMES: dict[type[OrchestratorError], str] = {
     EngineRefused: "refused",
     EngineUnavailable: "denied",
@@ -74,6 +77,12 @@ class PrefectApi:
         path = "/deployments/name/" + "/".join(quote(part, safe="") for part in name.split("/", 1))
         found = await self._find("deployment", path, shapes.DEPLOYMENT)
         return found.told(name) if found else None
+
+    async def source_breaker(self) -> str | None:
+        """The state of the circuit between the flows and their source, as a flow last wrote it down; None for none."""
+        told = await self._find("source_breaker", f"/variables/name/{SOURCE_BREAKER}", shapes.VARIABLE)
+        state = told.value.get("state") if told is not None and isinstance(told.value, dict) else None
+        return state if state in BREAKER_STATES else None
 
     async def create_flow_run(
         self,

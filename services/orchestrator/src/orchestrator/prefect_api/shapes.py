@@ -122,6 +122,10 @@ class _Outcome(BaseModel):
     details: _Details
 
 
+class _Variable(BaseModel):
+    value: Any
+
+
 class _Upcoming(BaseModel):
     expected_start_time: datetime
 
@@ -131,6 +135,7 @@ FLOW_RUNS = TypeAdapter(Annotated[list[_FlowRun], Field(max_length=PAGE)])
 DEPLOYMENT = TypeAdapter(_Deployment)
 OUTCOME = TypeAdapter(_Outcome)
 STATES = TypeAdapter(list[_State])
+VARIABLE = TypeAdapter(_Variable)
 UPCOMING = TypeAdapter(list[_Upcoming])
 
 

@@ -85,6 +85,6 @@ def opened(endpoint: str | None) -> Tracing:
     """Tracing to the OTLP collector at `endpoint`, a base URL; without one, nothing of OpenTelemetry is imported."""
     if endpoint is None:
         return Passing()
-    from orchestrator.tracing.otlp import Exporting  # noqa: PLC0415 -- half a second and 15 MB, where it is asked for
+    from orchestrator.tracing.otlp import Exporting  # noqa: PLC0415 -- it costs time and memory, where it is asked for
 
     return Exporting(endpoint)

@@ -1,0 +1,34 @@
+"""The circuit's state as a variable in Prefect, for those who cannot read the warehouse: the orchestrator, people."""
+
+import sys
+
+import httpx
+from prefect.exceptions import PrefectException
+from prefect.variables import Variable
+
+from etl.breaker import Breaker
+from etl.claim import UNREACHABLE
+
+VARIABLE = "source_breaker"
+
+# What fits beside the rest into a variable.
+_REASON_LENGTH = 500
+
+
+async def announce(breaker: Breaker) -> None:
+    """Write down in Prefect what the circuit is now.
+
+    It is read again after it was written, and written again where it has changed: of several that announce at once, the
+    last to write has seen the newest. Prefect or the warehouse being away does not concern the caller's own work.
+    """
+    try:
+        present = await breaker.read()
+        while True:
+            told = {"state": present.state, "generation": present.generation, "isolated": present.isolated}
+            reason = (present.reason or "")[:_REASON_LENGTH]
+            await Variable.aset(VARIABLE, told | {"reason": reason}, overwrite=True)
+            written, present = present.generation, await breaker.read()
+            if present.generation == written:
+                return
+    except (httpx.HTTPError, PrefectException, *UNREACHABLE) as exc:
+        sys.stderr.write(f"Prefect did not hear of the breaker {breaker.name}: {type(exc).__name__}: {exc}\n")
