@@ -602,13 +602,13 @@ async def test_a_run_that_runs_too_long_is_ended(db: AsyncEngine, recovering: Re
     wire.move(flow_run_id, "RUNNING")
     cluster.add_job(flow_run_id, active=1)
     cluster.add_pod(flow_run_id, phase="Running")
-    long_ago = (datetime.now(UTC) - timedelta(seconds=99)).isoformat()
+    long_ago = (datetime.now(UTC) - timedelta(seconds=999)).isoformat()
     wire.flow_runs[flow_run_id]["state"]["timestamp"] = wire.flow_runs[flow_run_id]["start_time"] = long_ago
     await following(follow, wire)
-    async with recovering(wire, cluster, run_deadline_seconds=100) as watched:
+    async with recovering(wire, cluster, run_deadline_seconds=9999) as watched:
         await watched.look()
         assert watched.acted == []
-    async with recovering(wire, cluster, run_deadline_seconds=98) as watched:
+    async with recovering(wire, cluster, run_deadline_seconds=998) as watched:
         await watched.look()
     assert watched.acted == ["remove_job", "time_out"]
     (row,) = await rows(db)
@@ -771,7 +771,15 @@ async def test_a_rerun_keeps_its_place_in_a_backfill(db: AsyncEngine, recovering
     days = Range(first=date(2026, 3, 1), last=date(2026, 3, 2))
     plan = await backfilling.shown(db, "etl", days, Mode.MISSING, max_concurrent=1)
     backfill_id, _ = await backfilling.create(
-        db, "etl", days, Mode.MISSING, max_concurrent=1, digest=plan.digest, parameters={}, correlation_id="c"
+        db,
+        "etl",
+        days,
+        Mode.MISSING,
+        max_concurrent=1,
+        digest=plan.digest,
+        parameters={},
+        correlation_id="c",
+        traceparent=None,
     )
     await backfilling.admit(db)
     async with dispatcher(db, wire) as one:
