@@ -771,7 +771,15 @@ async def test_a_rerun_keeps_its_place_in_a_backfill(db: AsyncEngine, recovering
     days = Range(first=date(2026, 3, 1), last=date(2026, 3, 2))
     plan = await backfilling.shown(db, "etl", days, Mode.MISSING, max_concurrent=1)
     backfill_id, _ = await backfilling.create(
-        db, "etl", days, Mode.MISSING, max_concurrent=1, digest=plan.digest, parameters={}, correlation_id="c"
+        db,
+        "etl",
+        days,
+        Mode.MISSING,
+        max_concurrent=1,
+        digest=plan.digest,
+        parameters={},
+        correlation_id="c",
+        traceparent=None,
     )
     await backfilling.admit(db)
     async with dispatcher(db, wire) as one:
