@@ -83,7 +83,7 @@ test-chart: environment ## the chart, rendered by helm
 
 .PHONY: test-integration
 test-integration: environment ## the whole platform on a kind cluster (ARGS=--keep-cluster keeps it)
-	@$(PYTEST) $(addprefix tests/integration/,test_loop.py test_control.py test_tilt.py) $(ARGS)
+	@$(PYTEST) $(addprefix tests/integration/,test_control.py test_loop.py test_tilt.py) $(ARGS)
 
 # Apart from `make test`: they wait for minutes, and a machine that is busy otherwise makes them late.
 .PHONY: test-stops
