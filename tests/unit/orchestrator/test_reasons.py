@@ -8,7 +8,7 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from orchestrator.catalogue import CATALOGUE, Kind
 from orchestrator.ledger import reasons
@@ -72,6 +72,7 @@ def test_in_a_cluster_prefect_is_asked_in_its_own_pod() -> None:
     assert ON_LAPTOP.reason("PL001", "", since=BEGUN, pool="p").fix == "prefect worker start --pool p"
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_a_name_is_one_word_for_the_shell(name: str) -> None:
     """Names come from Prefect, where people may write anything."""
