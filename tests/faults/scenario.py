@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from .caller import Caller
 from .facts import OVER, Sample, Scenario
-from .fault import Fault, Stage
+from .fault import Fault, FaultMissed, Stage
 from .kits import ProxyKit
 from .side import AWAY, Side, now
 
@@ -56,6 +56,8 @@ async def play(side: Side, fault: Fault, load: Load, *, kit: ProxyKit | None, re
         asking = asyncio.create_task(caller.ask_for_all())
         met = await _moment(caller, stage, asking, early=fault.early)
         say(f"{title}: {caller.sent} asked, {_told(met)}: now")
+        if fault.name != "none" and asking.done() and not any(met[state] for state in WANTED):
+            raise FaultMissed(f"every run was over ({_told(met)}) before the fault came")
         injected_at = stage.elapsed
         await asyncio.to_thread(fault.inject, stage)
         await asyncio.sleep(max(0.0, fault.lasts - (stage.elapsed - injected_at)))
@@ -67,6 +69,11 @@ async def play(side: Side, fault: Fault, load: Load, *, kit: ProxyKit | None, re
         ended_at = stage.elapsed
         await _jobs_over(side, stage)
         found = await _patiently(lambda: side.collect(caller.asked, since=stage.began))
+    except FaultMissed:
+        # What was begun is seen to its end, so that it does not stray into the next scenario.
+        asking.cancel()
+        await _over(side, caller, prefix, within=load.within, title=title)
+        raise
     finally:
         await asyncio.to_thread(fault.restore, stage)
         await _patiently(side.restore)
@@ -77,6 +84,7 @@ async def play(side: Side, fault: Fault, load: Load, *, kit: ProxyKit | None, re
             seed=load.seed,
             runs=load.runs,
             rate=load.rate,
+            within=load.within,
             revision=revision,
             date=datetime.now(UTC).date(),
             injected_at=round(injected_at, 2),
