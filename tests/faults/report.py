@@ -135,9 +135,9 @@ def _recovery(ours: Samples, stock: Samples) -> str:
 
 def _met(ours: Samples, stock: Samples) -> str:
     lines = [
-        "| fault | side | seed | runs | at the moment of the fault | hit | lasted, s | in all, s | time given, s | revision | date |"
+        "| fault | side | seed | runs | at the moment of the fault | hit | lasted, s | in all, s | given, s | commit | date |",
+        "|---|---|--:|--:|---|--:|--:|--:|--:|---|---|",
     ]
-    lines.append("|---|---|--:|--:|---|--:|--:|--:|--:|---|---|")
     for fault in _played(ours, stock):
         for samples in (ours, stock):
             for sample in samples.get(fault.name, ()):

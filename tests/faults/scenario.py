@@ -56,8 +56,7 @@ async def play(side: Side, fault: Fault, load: Load, *, kit: ProxyKit | None, re
         asking = asyncio.create_task(caller.ask_for_all())
         met = await _moment(caller, stage, asking, early=fault.early)
         say(f"{title}: {caller.sent} asked, {_told(met)}: now")
-        if fault.name != "none" and asking.done() and not any(met[state] for state in WANTED):
-            raise FaultMissed(f"every run was over ({_told(met)}) before the fault came")
+        _require_a_load(fault, met)
         injected_at = stage.elapsed
         await asyncio.to_thread(fault.inject, stage)
         await asyncio.sleep(max(0.0, fault.lasts - (stage.elapsed - injected_at)))
@@ -123,6 +122,12 @@ async def _moment(caller: Caller, stage: Stage, asking: "asyncio.Task[None]", *,
             if met["loading"] or all_over or now() > patient_until:
                 return met
         await asyncio.sleep(_LOOK_SECONDS)
+
+
+def _require_a_load(fault: Fault, met: Counter[str]) -> None:
+    """A fault that comes when every run is over shows nothing."""
+    if fault.name != "none" and met and not any(met[state] for state in WANTED):
+        raise FaultMissed(f"every run was over ({_told(met)}) before the fault came")
 
 
 async def _over(side: Side, caller: Caller, prefix: str, *, within: float, title: str) -> None:
