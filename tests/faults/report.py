@@ -135,7 +135,7 @@ def _recovery(ours: Samples, stock: Samples) -> str:
 
 def _met(ours: Samples, stock: Samples) -> str:
     lines = [
-        "| fault | side | seed | runs | at the moment of the fault | hit | lasted, s | in all, s | given, s | commit | date |",
+        "| fault | side | seed | runs | met | hit | lasted, s | in all, s | given, s | commit | date |",
         "|---|---|--:|--:|---|--:|--:|--:|--:|---|---|",
     ]
     for fault in _played(ours, stock):
