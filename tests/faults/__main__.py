@@ -52,7 +52,7 @@ def main() -> None:
     report.add_argument("--data", type=Path, default=DATA)
     arguments = parser.parse_args()
     if arguments.command == "report":
-        write(arguments.data, DATA.parent, within=WITHIN)
+        write(arguments.data, DATA.parent)
         show_summary(ROOT / "README.md", DATA.parent / "summary.md")
         return
     faults = _chosen(arguments.faults)

@@ -133,6 +133,7 @@ class Scenario(Fact):
     seed: int
     runs: int
     rate: float
+    within: float  # how long the runs were given, in seconds
     revision: str
     date: date
     injected_at: float

@@ -12,6 +12,10 @@ BOTH: frozenset[SideName] = frozenset({"ours", "stock"})
 OURS: frozenset[SideName] = frozenset({"ours"})
 
 
+class FaultMissed(Exception):
+    """The fault hit nothing, so the scenario shows nothing and leaves no sample; the text says what it missed."""
+
+
 @dataclass
 class Stage:
     """Where a fault happens: the side, and what is to be remembered of it."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..integration.platform import eventually
 from .cluster import Pod, is_running, pause
-from .fault import Fault, Stage
+from .fault import Fault, FaultMissed, Stage
 from .side import AWAY, now
 
 _ANSWERS_AGAIN_WITHIN = 120.0
@@ -179,7 +179,7 @@ def _is_ready(pod: Pod) -> bool:
 
 def _expect_victims(stage: Stage) -> None:
     if not stage.victims:
-        stage.notes.append("no flow pod ran at that moment")
+        raise FaultMissed("no flow pod was hit")
 
 
 def _second(job: dict[str, Any]) -> dict[str, Any]:

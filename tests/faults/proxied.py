@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .cluster import pause
-from .fault import Fault, Stage
+from .fault import Fault, FaultMissed, Stage
 from .kits import KubernetesProxy, PrefectProxy, ProxyKit
 
 _CREATE_JOB = {"method": "POST", "path": "/jobs(\\?|$)"}
@@ -24,7 +24,7 @@ class Misbehaving(Fault):
         stage.proxy.tell("PUT", self.rule)
 
     def heal(self, stage: Stage) -> None:
-        stage.notes.append(f"{stage.proxy.tell('GET')['hit']} requests hit")
+        _note_hits(stage, "requests hit")
         stage.proxy.tell("DELETE")
 
     def restore(self, stage: Stage) -> None:
@@ -47,7 +47,7 @@ class WorkerDiesBeforeJob(Fault):
         for pod in stage.side.pods("worker"):
             stage.side.hands.kill(pod)
         stage.victims.extend(_pending_without_job(stage))
-        stage.notes.append(f"{stage.proxy.tell('GET')['held']} calls held")
+        _note_hits(stage, "calls held")
         stage.proxy.tell("DELETE")
 
     def heal(self, stage: Stage) -> None:
@@ -73,11 +73,18 @@ class JobAnswerLost(Fault):
             pause(0.5)
 
     def heal(self, stage: Stage) -> None:
-        stage.notes.append(f"{stage.proxy.tell('GET')['hit']} answers lost")
+        _note_hits(stage, "answers lost")
         stage.proxy.tell("DELETE")
 
     def restore(self, stage: Stage) -> None:
         stage.proxy.tell("DELETE")
+
+
+def _note_hits(stage: Stage, what: str) -> None:
+    hits = stage.proxy.tell("GET")["hit"]
+    if not hits:
+        raise FaultMissed(f"the proxy saw none of the requests that were to be hit: 0 {what}")
+    stage.notes.append(f"{hits} {what}")
 
 
 def _pending_without_job(stage: Stage) -> list[str]:

@@ -25,9 +25,9 @@ done, how, and what each word means: [tests/faults](../../tests/faults/README.md
 
 Every run was asked for at a steady rate with seeded gaps, under a key of its own; the fault came while runs were
 accepted, pending, running and loading. **once**: exactly one effect. **explained**: no effect, and the run's end says
-why. **lost**: no effect and no reason. **doubled**: more than one effect. **stuck**: not over {within} s after the last
-run was asked for and the fault was over. **other**: any other broken promise, such as a ledger that disagrees with
-Prefect.
+why. **lost**: no effect and no reason. **doubled**: more than one effect. **stuck**: not over when its time was up,
+which is told below and counts from the last run asked for and the end of the fault. **other**: any other broken
+promise, such as a ledger that disagrees with Prefect.
 """
 
 
@@ -49,12 +49,12 @@ def show_summary(page: Path, summary_page: Path) -> None:
     page.write_text(f"{before}{BEGIN}{summary_page.read_text()}{END}{after}")
 
 
-def write(data: Path, folder: Path, *, within: float) -> None:
+def write(data: Path, folder: Path) -> None:
     """Write README.md, the whole report, and summary.md, the table that other pages take over."""
     ours, stock = load(data, "ours"), load(data, "stock")
     (folder / "summary.md").write_text(summary(ours, stock))
     parts = [
-        _HEAD.format(within=f"{within:g}"),
+        _HEAD,
         "## Summary\n",
         summary(ours, stock),
         "## By fault\n",
@@ -135,9 +135,9 @@ def _recovery(ours: Samples, stock: Samples) -> str:
 
 def _met(ours: Samples, stock: Samples) -> str:
     lines = [
-        "| fault | side | seed | runs | at the moment of the fault | hit | lasted, s | in all, s | revision | date |"
+        "| fault | side | seed | runs | met | hit | lasted, s | in all, s | given, s | commit | date |",
+        "|---|---|--:|--:|---|--:|--:|--:|--:|---|---|",
     ]
-    lines.append("|---|---|--:|--:|---|--:|--:|--:|---|---|")
     for fault in _played(ours, stock):
         for samples in (ours, stock):
             for sample in samples.get(fault.name, ()):
@@ -152,6 +152,7 @@ def _met(ours: Samples, stock: Samples) -> str:
                     len(one.victims),
                     f"{one.healed_at - one.injected_at:.0f}",
                     f"{one.ended_at:.0f}",
+                    f"{one.within:.0f}",
                     one.revision,
                     one.date,
                 )

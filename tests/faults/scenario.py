@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from .caller import Caller
 from .facts import OVER, Sample, Scenario
-from .fault import Fault, Stage
+from .fault import Fault, FaultMissed, Stage
 from .kits import ProxyKit
 from .side import AWAY, Side, now
 
@@ -56,6 +56,7 @@ async def play(side: Side, fault: Fault, load: Load, *, kit: ProxyKit | None, re
         asking = asyncio.create_task(caller.ask_for_all())
         met = await _moment(caller, stage, asking, early=fault.early)
         say(f"{title}: {caller.sent} asked, {_told(met)}: now")
+        _require_a_load(fault, met)
         injected_at = stage.elapsed
         await asyncio.to_thread(fault.inject, stage)
         await asyncio.sleep(max(0.0, fault.lasts - (stage.elapsed - injected_at)))
@@ -67,6 +68,11 @@ async def play(side: Side, fault: Fault, load: Load, *, kit: ProxyKit | None, re
         ended_at = stage.elapsed
         await _jobs_over(side, stage)
         found = await _patiently(lambda: side.collect(caller.asked, since=stage.began))
+    except FaultMissed:
+        # What was begun is seen to its end, so that it does not stray into the next scenario.
+        asking.cancel()
+        await _over(side, caller, prefix, within=load.within, title=title)
+        raise
     finally:
         await asyncio.to_thread(fault.restore, stage)
         await _patiently(side.restore)
@@ -77,6 +83,7 @@ async def play(side: Side, fault: Fault, load: Load, *, kit: ProxyKit | None, re
             seed=load.seed,
             runs=load.runs,
             rate=load.rate,
+            within=load.within,
             revision=revision,
             date=datetime.now(UTC).date(),
             injected_at=round(injected_at, 2),
@@ -115,6 +122,12 @@ async def _moment(caller: Caller, stage: Stage, asking: "asyncio.Task[None]", *,
             if met["loading"] or all_over or now() > patient_until:
                 return met
         await asyncio.sleep(_LOOK_SECONDS)
+
+
+def _require_a_load(fault: Fault, met: Counter[str]) -> None:
+    """A fault that comes when every run is over shows nothing."""
+    if fault.name != "none" and met and not any(met[state] for state in WANTED):
+        raise FaultMissed(f"every run was over ({_told(met)}) before the fault came")
 
 
 async def _over(side: Side, caller: Caller, prefix: str, *, within: float, title: str) -> None:

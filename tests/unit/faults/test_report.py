@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ...faults import report
-from ...faults.__main__ import DATA, WITHIN
+from ...faults.__main__ import DATA
 from ...faults.catalogue import FAULTS
 from ...faults.facts import Attempt, Case, Effect, FlowRun, Job, Row, Sample, Scenario, Seen
 from .test_checker import DAY, GOOD
@@ -18,6 +18,7 @@ def sample(fault: str, seed: int, *cases: Case, **more: object) -> Sample:
         seed=seed,
         runs=len(cases),
         rate=1,
+        within=300,
         revision="abc",
         date=DAY,
         injected_at=10,
@@ -31,7 +32,7 @@ def sample(fault: str, seed: int, *cases: Case, **more: object) -> Sample:
 def written(folder: Path, *samples: Sample) -> str:
     for one in samples:
         one.save(folder / "data" / one.scenario.side / f"{one.scenario.fault}-{one.scenario.seed}.jsonl")
-    report.write(folder / "data", folder, within=300)
+    report.write(folder / "data", folder)
     return (folder / "README.md").read_text()
 
 
@@ -99,7 +100,7 @@ def test_recovery_is_timed_from_what_was_recorded(tmp_path: Path) -> None:
 def test_the_pages_are_made_from_the_samples(tmp_path: Path) -> None:
     """`make faults-report` would change nothing, and the README shows the summary as it is."""
     assert list(DATA.rglob("*.jsonl")), "no raw samples"
-    report.write(DATA, tmp_path, within=WITHIN)
+    report.write(DATA, tmp_path)
     for name in ("README.md", "summary.md"):
         assert (DATA.parent / name).read_text() == (tmp_path / name).read_text(), f"run make faults-report: {name}"
     shown = (ROOT / "README.md").read_text().partition(report.BEGIN)[2].partition(report.END)[0]
