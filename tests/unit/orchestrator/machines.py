@@ -11,6 +11,10 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from orchestrator.resilience import Breaker, CircuitOpen, DeadlineExceeded, Guard, Limits, Transient
 
 T = TypeVar("T")
+How = Literal["success", "failure", "hanging up"]
+HOW: tuple[How, ...] = ("success", "failure", "hanging up")
+Answer = Literal["success", "no", "odd", "down", "half done"]
+ANSWERS: tuple[Answer, ...] = ("success", "no", "odd", "down", "down", "half done")
 
 
 class _Leap(selectors.SelectSelector):
@@ -136,23 +140,32 @@ class Callers(RuleBasedStateMachine):
         """As many calls as it takes fail, and the first caller after a while may be the probe."""
         for _ in range(self.model.failures_to_open):
             if call := self._come():
-                self._fail(call)
+                self._end(call, "failure")
         self.now += seconds
         return self.a_caller_comes()
 
-    @rule(call=consumes(calls))
-    def one_succeeds(self, call: Admitted) -> None:
-        self.breaker.succeeded(call.generation)
-        self.model.succeeded(call.epoch, self.now)
+    @rule(target=calls, how=st.sampled_from(HOW), seconds=st.sampled_from([1.0, 5.0]))
+    def one_outlives_its_circuit(self, how: How, seconds: float) -> Any:
+        """It is let in, the circuit opens and may be probed, and only then its end is known."""
+        early = self._come()
+        for _ in range(self.model.failures_to_open):
+            if call := self._come():
+                self._end(call, "failure")
+        self.now += seconds
+        later = self._come()
+        if early:
+            self._end(early, how)
+        return multiple(*filter(None, (later, self._come())))
 
-    @rule(call=consumes(calls))
-    def one_fails(self, call: Admitted) -> None:
-        self._fail(call)
+    @rule(hows=st.lists(st.sampled_from(HOW), min_size=3, max_size=5))
+    def some_come_one_after_another(self, hows: list[How]) -> None:
+        for how in hows:
+            if call := self._come():
+                self._end(call, how)
 
-    @rule(call=consumes(calls))
-    def one_hangs_up(self, call: Admitted) -> None:
-        self.breaker.abandoned(call.generation)
-        self.model.abandoned(call.serial, call.epoch)
+    @rule(call=consumes(calls), how=st.sampled_from(HOW))
+    def one_ends(self, call: Admitted, how: How) -> None:
+        self._end(call, how)
 
     @rule(really=st.integers(0, 3))
     def somebody_isolates(self, really: int) -> None:
@@ -176,9 +189,16 @@ class Callers(RuleBasedStateMachine):
         assert 0 < again <= self.model.open_for + 1e-9
         return None
 
-    def _fail(self, call: Admitted) -> None:
-        self.breaker.failed(call.generation, Transient("down"))
-        self.model.failed(call.epoch, self.now)
+    def _end(self, call: Admitted, how: How) -> None:
+        if how == "success":
+            self.breaker.succeeded(call.generation)
+            self.model.succeeded(call.epoch, self.now)
+        elif how == "failure":
+            self.breaker.failed(call.generation, Transient("down"))
+            self.model.failed(call.epoch, self.now)
+        else:
+            self.breaker.abandoned(call.generation)
+            self.model.abandoned(call.serial, call.epoch)
 
     @invariant()
     def they_agree(self) -> None:
@@ -286,10 +306,26 @@ class WholeCalls(RuleBasedStateMachine):
         call.task = self.loop.create_task(self._caller(call))
         self._settle()
 
+    @rule()
+    def a_crowd_comes_and_nobody_answers(self) -> None:
+        """Who finds no slot waits for one as long as an attempt takes, and has as much less for its own."""
+        for _ in range(self.limits.concurrent + 1):
+            self.a_caller_comes()
+        self.time_passes(self.limits.attempt)
+
+    @rule(hows=st.lists(st.sampled_from(ANSWERS), min_size=3, max_size=5))
+    def some_come_and_are_answered_at_once(self, hows: list[Answer]) -> None:
+        for how in hows:
+            self.a_caller_comes()
+            if self.under_way:
+                self._answer(self.under_way[-1], how)
+
     @precondition(lambda self: self.under_way)
-    @rule(which=st.integers(0, 20), how=st.sampled_from(["success", "no", "odd", "down", "down", "half done"]))
-    def one_is_answered(self, which: int, how: Literal["success", "no", "odd", "down", "half done"]) -> None:
-        answer = self.under_way[which % len(self.under_way)].answer
+    @rule(which=st.integers(0, 20), how=st.sampled_from(ANSWERS))
+    def one_is_answered(self, which: int, how: Answer) -> None:
+        self._answer(self.under_way[which % len(self.under_way)], how)
+
+    def _answer(self, one: Attempt, how: Answer) -> None:
         errors = {
             "no": No(),
             "odd": Odd(),
@@ -297,9 +333,9 @@ class WholeCalls(RuleBasedStateMachine):
             "half done": Transient("half done", repeatable=False),
         }
         if how == "success":
-            answer.set_result("up")
+            one.answer.set_result("up")
         else:
-            answer.set_exception(errors[how])
+            one.answer.set_exception(errors[how])
         self._settle()
 
     @precondition(lambda self: self.under_way)
@@ -333,7 +369,7 @@ class WholeCalls(RuleBasedStateMachine):
 
     @invariant()
     def nothing_went_wrong(self) -> None:
-        assert self.wrong == []
+        assert not self.wrong, self.wrong
         assert self.guard.breaker.state == self.circuit.state
 
     @invariant()

@@ -135,8 +135,8 @@ async def test_a_cause_replaces_what_held_the_run_and_stays(db: AsyncEngine) -> 
     """Whoever looked before it ended does not overwrite it."""
     (run_id,) = await accept(db, 1)
     await reasons.hold(db, {run_id: held("PL016")})
+    await reasons.explain(db, run_id, held("PL105"))
     async with transaction(db) as connection:
-        await reasons.explain(connection, run_id, held("PL105"))
         await reasons._put(connection, run_id, held("PL016"), over_an_end=False)
     assert (await reasons.read(db, [run_id]))[run_id].id == "PL105"
 
@@ -144,8 +144,7 @@ async def test_a_cause_replaces_what_held_the_run_and_stays(db: AsyncEngine) -> 
 async def test_a_run_taken_up_again_is_held_by_something_else(db: AsyncEngine) -> None:
     """After a crash that was taken back, the cause of that crash gives way."""
     (run_id,) = await accept(db, 1)
-    async with transaction(db) as connection:
-        await reasons.explain(connection, run_id, held("PL109"))
+    await reasons.explain(db, run_id, held("PL109"))
     (noted,) = await reasons.hold(db, {run_id: held("PL001")})
     assert noted.after is not None
     assert noted.after.id == "PL001"

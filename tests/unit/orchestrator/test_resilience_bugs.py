@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 # The same examples each time, and no search for the shortest story once one was found.
 SEARCH = settings(
-    max_examples=300,
+    max_examples=500,
     stateful_step_count=40,
     deadline=None,
     derandomize=True,

@@ -3,10 +3,12 @@
 import sys
 
 import httpx
-from prefect.exceptions import PrefectException
-from prefect.variables import Variable
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.actions import VariableCreate, VariableUpdate
+from prefect.exceptions import ObjectAlreadyExists, PrefectException
 
 from etl.breaker import Breaker
+from etl.circuit import Circuit
 from etl.claim import UNREACHABLE
 
 VARIABLE = "source_breaker"
@@ -22,13 +24,25 @@ async def announce(breaker: Breaker) -> None:
     last to write has seen the newest. Prefect or the warehouse being away does not concern the caller's own work.
     """
     try:
-        present = await breaker.read()
-        while True:
-            told = {"state": present.state, "generation": present.generation, "isolated": present.isolated}
-            reason = (present.reason or "")[:_REASON_LENGTH]
-            await Variable.aset(VARIABLE, told | {"reason": reason}, overwrite=True)
-            written, present = present.generation, await breaker.read()
-            if present.generation == written:
-                return
+        async with get_client() as client:
+            present = await breaker.read()
+            while True:
+                await _write(present, client=client)
+                written, present = present.generation, await breaker.read()
+                if present.generation == written:
+                    return
     except (httpx.HTTPError, PrefectException, *UNREACHABLE) as exc:
         sys.stderr.write(f"Prefect did not hear of the breaker {breaker.name}: {type(exc).__name__}: {exc}\n")
+
+
+async def _write(present: Circuit, *, client: PrefectClient) -> None:
+    told = {
+        "state": present.state,
+        "generation": present.generation,
+        "isolated": present.isolated,
+        "reason": (present.reason or "")[:_REASON_LENGTH],
+    }
+    try:
+        await client.create_variable(VariableCreate(name=VARIABLE, value=told))
+    except ObjectAlreadyExists:
+        await client.update_variable(VariableUpdate(name=VARIABLE, value=told))
