@@ -602,13 +602,13 @@ async def test_a_run_that_runs_too_long_is_ended(db: AsyncEngine, recovering: Re
     wire.move(flow_run_id, "RUNNING")
     cluster.add_job(flow_run_id, active=1)
     cluster.add_pod(flow_run_id, phase="Running")
-    long_ago = (datetime.now(UTC) - timedelta(seconds=99)).isoformat()
+    long_ago = (datetime.now(UTC) - timedelta(seconds=999)).isoformat()
     wire.flow_runs[flow_run_id]["state"]["timestamp"] = wire.flow_runs[flow_run_id]["start_time"] = long_ago
     await following(follow, wire)
-    async with recovering(wire, cluster, run_deadline_seconds=100) as watched:
+    async with recovering(wire, cluster, run_deadline_seconds=9999) as watched:
         await watched.look()
         assert watched.acted == []
-    async with recovering(wire, cluster, run_deadline_seconds=98) as watched:
+    async with recovering(wire, cluster, run_deadline_seconds=998) as watched:
         await watched.look()
     assert watched.acted == ["remove_job", "time_out"]
     (row,) = await rows(db)
