@@ -83,7 +83,12 @@ test-chart: environment ## the chart, rendered by helm
 
 .PHONY: test-integration
 test-integration: environment ## the whole platform on a kind cluster (ARGS=--keep-cluster keeps it)
-	@$(PYTEST) tests/integration $(ARGS)
+	@$(PYTEST) $(addprefix tests/integration/,test_control.py test_loop.py test_tilt.py) $(ARGS)
+
+# Apart from `make test`: they wait for minutes, and a machine that is busy otherwise makes them late.
+.PHONY: test-stops
+test-stops: environment ## on the same cluster: what holds or stops runs, one by one; who may call; a few faults
+	@$(PYTEST) $(addprefix tests/integration/,test_reasons.py test_recovery.py test_doors.py test_faults.py) $(ARGS)
 
 # make test-faults: which faults (all), which sides, how many runs each, which seed
 FAULTS ?=

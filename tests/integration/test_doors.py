@@ -117,8 +117,8 @@ def cluster_rights(release: Release, kubectl: Kubectl) -> Iterator[tuple[str, st
 
     starter = f"test-starter-{suffix}"
     rules = [
-        {"nonResourceURLs": ["/api/etl/start"], "verbs": ["post"]},
-        {"nonResourceURLs": ["/api/etl/*", "/api/pipelines"], "verbs": ["get"]},
+        {"nonResourceURLs": ["/orchestrator/api/etl/start"], "verbs": ["post"]},
+        {"nonResourceURLs": ["/orchestrator/api/etl/*", "/orchestrator/api/pipelines"], "verbs": ["get"]},
     ]
     objects = [
         {**account, "metadata": {"name": "test-starter"}},
@@ -157,7 +157,7 @@ def test_the_clusters_tokens_open_the_api(release: Release, cluster_rights: tupl
         ):
             forbidden = api.request(method, path, headers=headers)
             assert forbidden.status_code == 403, forbidden.text
-            assert f"the verb {method.lower()} on the nonResourceURL {path}" in forbidden.json()["detail"]
+            assert f"the verb {method.lower()} on the nonResourceURL /orchestrator{path}" in forbidden.json()["detail"]
         assert api.get("/healthz").status_code == 200
         log = release.kubectl("logs", "deployment/test-door-tokens", "--tail=-1")
     assert not any(token in log for token in cluster_rights)

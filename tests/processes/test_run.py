@@ -89,10 +89,10 @@ def test_a_second_process_of_the_same_attempt_does_nothing(platform: Platform) -
     first = platform.execute(flow_run_id)
     platform.has_begun(first)
     duplicate = platform.execute(flow_run_id)
-    assert "another process is executing the run" in duplicate.communicate(timeout=20)[1]
+    assert "another process is executing the run" in duplicate.communicate(timeout=RUN_SECONDS)[1]
     _, stderr = first.communicate(timeout=RUN_SECONDS)
     late = platform.execute(flow_run_id)
-    assert "the run is over" in late.communicate(timeout=20)[1]
+    assert "the run is over" in late.communicate(timeout=RUN_SECONDS)[1]
     assert (first.returncode, duplicate.returncode, late.returncode) == (0, 0, 0)
 
     assert platform.states(flow_run_id).count("Running") == 1, stderr

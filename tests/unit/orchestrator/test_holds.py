@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from orchestrator import holds
 from orchestrator.holds import AWAITING_SLOT, Finding, Open, Sight
@@ -149,6 +149,7 @@ def test_what_cannot_be_explained_is_admitted() -> None:
     assert found(holds.scheduled(flow_run(due=70), sight()))[0] == "PL099"
 
 
+@settings(deadline=None)
 @given(
     due=st.floats(-5, 59),
     polled=st.floats(0, 2.9),
@@ -164,6 +165,7 @@ def test_a_healthy_run_is_held_by_nothing(
     assert holds.scheduled(flow_run(due=due), sight(healthy, query_seconds=query)) is None
 
 
+@settings(deadline=None)
 @given(query=st.floats(0.1, 60), since=st.floats(0, 1.3))
 def test_a_worker_that_is_a_little_late_is_online(query: float, since: float) -> None:
     """However seldom it polls."""
@@ -171,6 +173,7 @@ def test_a_worker_that_is_a_little_late_is_online(query: float, since: float) ->
     assert holds.scheduled(flow_run(due=50), sight(pool(queue(polled=polled)), query_seconds=query)) is None
 
 
+@settings(deadline=None)
 @given(seconds=st.floats(0, 2.9))
 def test_a_run_that_is_just_due_is_held_by_nothing(seconds: float) -> None:
     """Even while everything is wrong: nobody can have noticed yet."""

@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from orchestrator import placement
 from orchestrator.holds import Finding, Sight
@@ -218,6 +218,7 @@ def test_without_kubernetes_only_prefect_is_quoted() -> None:
     assert found(placement.held(taken(state=State.RUNNING, since=300), quiet, in_cluster=False))[0] == "PL016"
 
 
+@settings(deadline=None)
 @given(age=st.floats(0, 2.9), state=st.sampled_from([State.PENDING, State.RUNNING]), has_pod=st.booleans())
 def test_a_run_that_is_just_starting_is_held_by_nothing(age: float, state: State, has_pod: bool) -> None:
     """Wherever between the worker and its node it is."""
@@ -226,12 +227,14 @@ def test_a_run_that_is_just_starting_is_held_by_nothing(age: float, state: State
     assert see(taken(state=state, since=age), jobs=jobs, pods=pods) is None
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_any_message_of_the_scheduler_can_be_read(message: str) -> None:
     """And what remains of it is part of it."""
     assert placement.blockers(message) in message
 
 
+@settings(deadline=None)
 @given(seconds=st.floats(0, 79))
 def test_heartbeats_may_be_missed(seconds: float) -> None:
     """One, and the next may be late, without a word."""

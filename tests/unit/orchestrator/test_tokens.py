@@ -24,6 +24,8 @@ from .wire import PrefectWire
 
 CI = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJjaSJ9.c2lnbmF0dXJl"
 OPS = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJvcHMifQ.c2lnbmF0dXJl"
+# What any cluster lets any user do, by the ClusterRole system:discovery.
+DISCOVERY = [("get", path) for path in ("/api", "/api/*", "/apis", "/apis/*", "/healthz", "/openapi/*", "/version")]
 CI_NAME = "system:serviceaccount:data:ci"
 
 
@@ -36,7 +38,7 @@ class ReviewsWire(ClusterWire):
         self.audiences = ["https://kubernetes.default.svc"]
         self.tokens = {CI: CI_NAME, OPS: "ops@example.com"}
         self.rules = {
-            CI_NAME: [("post", "/api/etl/start"), ("get", "/api/etl/*")],
+            CI_NAME: [("post", "/orchestrator/api/etl/start"), ("get", "/orchestrator/api/etl/*")],
             "ops@example.com": [("*", "/*")],
         }
         self.token_reviews: list[dict[str, Any]] = []
@@ -64,7 +66,7 @@ class ReviewsWire(ClusterWire):
             wanted = spec["nonResourceAttributes"]
             allowed = any(
                 verb in {"*", wanted["verb"]} and fnmatchcase(wanted["path"], path)
-                for verb, path in self.rules.get(spec["user"], [])
+                for verb, path in [*self.rules.get(spec["user"], []), *DISCOVERY]
             )
             status = {"allowed": allowed, "reason": ""}
         else:
@@ -97,17 +99,27 @@ async def test_a_token_is_reviewed_and_its_user_by_rbac(database_url: str) -> No
         path = f"/api/etl/cancel/{started.json()['run_id']}"
         told = await problem(await client.post(path, headers=bearer(CI)), 403, "forbidden")
         assert f"{CI_NAME} may not cancel in the pipeline etl" in told["detail"]
-        assert f"the verb post on the nonResourceURL {path}" in told["detail"]
+        assert f"the verb post on the nonResourceURL /orchestrator{path}" in told["detail"]
         assert (await client.post(path, headers=bearer(OPS))).status_code == 202
         for name in ("other", "nowhere"):
             refused = await problem(await client.get(f"/api/{name}/runs", headers=bearer(CI)), 403, "forbidden")
             assert refused["detail"].startswith(f"{CI_NAME} may not read in the pipeline {name}; ")
 
 
+async def test_the_clusters_own_paths_are_no_right(database_url: str) -> None:
+    """Any user may `get` the cluster's `/api/*`: here that is nothing. Who may scrape the cluster may scrape this."""
+    wire = ReviewsWire()
+    wire.rules[CI_NAME] = [("get", "/metrics")]
+    async with guarded(database_url, wire, metrics_open=False) as client:
+        for path in ("/api/etl/runs", "/api/pipelines", "/openapi.json"):
+            await problem(await client.get(path, headers=bearer(CI)), 403, "forbidden")
+        assert (await client.get("/metrics", headers=bearer(CI))).status_code == 200
+
+
 async def test_pipelines_are_those_that_rbac_lets_one_read(database_url: str) -> None:
     """By the path of each one's runs."""
     wire = ReviewsWire()
-    wire.rules[CI_NAME].append(("get", "/api/pipelines"))
+    wire.rules[CI_NAME].append(("get", "/orchestrator/api/pipelines"))
     async with guarded(database_url, wire) as client:
         listed = (await client.get("/api/pipelines", headers=bearer(CI))).json()["pipelines"]
         assert [one["name"] for one in listed] == ["etl"]

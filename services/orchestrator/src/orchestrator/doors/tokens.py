@@ -1,7 +1,8 @@
 """The door of Kubernetes: a bearer token is reviewed by the cluster, and RBAC says which paths its user may call.
 
-Rights are those of `nonResourceURLs`: the request's path, and its method as the verb. Nobody is let in on trust: while
-the cluster does not answer, only those come in whose token and right were confirmed a few seconds ago.
+Rights are those of `nonResourceURLs`: the request's path under `/orchestrator`, and its method as the verb. Not the
+bare path: by default any user of a cluster may `get` its own `/api/*` (the ClusterRole system:discovery). Nobody is let
+in on trust: while the cluster does not answer, only those come in whose token and right were confirmed seconds ago.
 """
 
 import asyncio
@@ -20,6 +21,8 @@ from orchestrator.kubernetes_api.reviews import Reviews, User
 GOOD_SECONDS = 10.0
 BAD_SECONDS = 2.0
 REMEMBERED = 4096
+PREFIX = "/orchestrator"
+SCRAPED = "/metrics"  # as it is everywhere: what scrapes a cluster has this right already
 HOW = "send a token that the cluster knows as `Authorization: Bearer TOKEN`, such as one from `kubectl create token`"
 
 Rights = Memory[tuple[User, str, str], bool]
@@ -41,24 +44,29 @@ class TokenHolder:
 
     async def may(self, asked: Asked) -> bool:
         """Whether RBAC has it. Raises Forbidden, for a pipeline that is there and for one that is not."""
-        verb = asked.method.lower()
-        if await self._may(verb, asked.path):
+        verb, path = asked.method.lower(), _right(asked.path)
+        if await self._may(verb, path):
             return True
         what = f"{asked.action} in the pipeline {asked.pipeline}" if asked.pipeline and asked.action else "do this"
         raise Forbidden(
             f"{self.name} may not {what}; bind it to a ClusterRole that has the verb {verb} "
-            f"on the nonResourceURL {asked.path[:200]}"
+            f"on the nonResourceURL {path[:200]}"
         )
 
     async def readable(self, pipelines: Iterable[str]) -> list[str]:
         """Those whose runs RBAC lets them list."""
         names = list(pipelines)
-        allowed = await asyncio.gather(*(self._may("get", f"/api/{name}/runs") for name in names))
+        allowed = await asyncio.gather(*(self._may("get", _right(f"/api/{name}/runs")) for name in names))
         return [name for name, may in zip(names, allowed, strict=True) if may]
 
     async def _may(self, verb: str, path: str) -> bool:
         key = (self.user, verb, path)
         return await self.rights.recall(key, lambda: self.reviews.allowed(self.user, verb=verb, path=path))
+
+
+def _right(path: str) -> str:
+    """The path that RBAC is asked about."""
+    return path if path == SCRAPED else f"{PREFIX}{path}"
 
 
 class Tokens:
