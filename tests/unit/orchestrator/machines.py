@@ -263,10 +263,10 @@ class WholeCalls(RuleBasedStateMachine):
     """Callers of a guard, and a service that answers each request when and as it likes."""
 
     kind: ClassVar[type[Guard]] = Guard
-    # the total is on no grid of the others, so that no two limits end an attempt at one moment
+    # callers come at whole hundredths of seconds: no two of these limits end an attempt at one moment
     limits: ClassVar[Limits] = Limits(
-        total=7.3,
-        attempt=5.0,
+        total=7.3001,
+        attempt=5.003,
         concurrent=3,
         attempts=3,
         backoff_first=0.05,
@@ -311,7 +311,7 @@ class WholeCalls(RuleBasedStateMachine):
         """Who finds no slot waits for one as long as an attempt takes, and has as much less for its own."""
         for _ in range(self.limits.concurrent + 1):
             self.a_caller_comes()
-        self.time_passes(self.limits.attempt)
+        self.time_passes(5.01)
 
     @rule(hows=st.lists(st.sampled_from(ANSWERS), min_size=3, max_size=5))
     def some_come_and_are_answered_at_once(self, hows: list[Answer]) -> None:
@@ -356,7 +356,7 @@ class WholeCalls(RuleBasedStateMachine):
         self._settle()
 
     # the limits' own times, and what lies just beside them
-    @rule(seconds=st.sampled_from([0.01, 0.25, 1.0, 3.75, 4.0, 5.0, 7.5]))
+    @rule(seconds=st.sampled_from([0.01, 0.25, 1.0, 3.75, 4.0, 5.01, 7.5]))
     def time_passes(self, seconds: float) -> None:
         self.loop.run_until_complete(asyncio.sleep(seconds))
         self._settle()

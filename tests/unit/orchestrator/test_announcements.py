@@ -73,17 +73,17 @@ async def test_it_subscribes_to_what_is_still_to_come(monkeypatch: pytest.Monkey
     announcer, listener = Announcer(), Listener()
     async with listening(announcer, listener):
         await until(1, listener)
+
+        async def connected() -> bool:
+            return bool(announcer.sockets)
+
+        await eventually(connected, within=5, what="the subscription stands")
         auth, subscription = announcer.told
         assert auth == {"type": "auth", "token": "admin:secret"}
         assert (subscription["type"], subscription["backfill"]) == ("filter", False)
         assert subscription["filter"]["event"] == {"prefix": ["prefect.flow-run."]}
         ends = datetime.fromisoformat(subscription["filter"]["occurred"]["until"])
         assert ends > datetime.now(UTC) + timedelta(days=365)
-
-        async def connected() -> bool:
-            return bool(announcer.sockets)
-
-        await eventually(connected, within=5, what="the subscription stands")
         for _ in range(40):
             await announcer.sockets[0].send("{}")
         await until(2, listener)

@@ -415,7 +415,7 @@ async def test_an_outage_is_named_while_it_lasts(serve: Serve, monkeypatch: pyte
     monkeypatch.setattr(diagnosis, "LOOK_SECONDS", 0.0)
     monkeypatch.setattr("orchestrator.holds.FAILING", timedelta(seconds=0.3))
     wire = PrefectWire()
-    async with serve(wire, limits=Limits(attempts=1, open_for=0.1)) as client:
+    async with serve(wire, limits=Limits(attempts=1, failures_to_open=10**6)) as client:
         where = (await client.post("/api/etl/start")).headers["location"]
 
         async def reason() -> Any:
