@@ -1,5 +1,6 @@
 """Pods that end when they should not: after their load was committed, and at any moment of a run."""
 
+import asyncio
 import random
 import signal
 import time
@@ -7,12 +8,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
+import asyncpg
 import pytest
 
 from .gate import Gate
 from .pods import DAY, RUN_SECONDS, Platform, signal_pod
 
 SEED = 20260115
+LOCK_SPACE = 0x65746C  # the loads' advisory locks, by day
 
 
 @pytest.fixture
@@ -59,6 +62,37 @@ def test_a_pod_that_ends_between_its_load_and_its_end_leaves_one_load(
         _, stderr = platform.execute(flow_run_id).communicate(timeout=RUN_SECONDS)
         assert platform.run(flow_run_id)["state_name"] == "Completed", stderr
         assert platform.query("SELECT checksum FROM loads") == [load[1:], load[1:]]
+
+
+async def end_a_waiting_load(warehouse: str) -> None:
+    """Hold the day's lock until a load waits for it, end that load's connection as a shutdown does, and let go."""
+    connection = await asyncpg.connect(warehouse)
+    try:
+        await connection.execute("SELECT pg_advisory_lock($1::int, $2::int)", LOCK_SPACE, DAY.toordinal())
+        deadline = time.monotonic() + RUN_SECONDS
+        while not await connection.fetchval(
+            "SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) FROM pg_locks"
+            " WHERE locktype = 'advisory' AND classid = $1 AND NOT granted",
+            LOCK_SPACE,
+        ):
+            assert time.monotonic() < deadline, "no load came to wait for the day's lock"
+            await asyncio.sleep(0.1)
+    finally:
+        await connection.close()
+
+
+def test_a_warehouse_that_goes_away_in_the_middle_of_a_load_is_outlasted(platform: Platform) -> None:
+    """The load's connection ends; the run begins it again, is Completed, and has loaded once."""
+    platform.slow_source(2)
+    flow_run_id = platform.accept()
+    process = platform.execute(flow_run_id)
+    platform.has_begun(process)
+    asyncio.run(end_a_waiting_load(platform.warehouse))
+    _, stderr = process.communicate(timeout=RUN_SECONDS)
+    assert platform.run(flow_run_id)["state_name"] == "Completed", stderr
+    assert platform.query("SELECT count(*) FROM loads") == [(1,)]
+    [away] = [line for line in platform.log_lines(flow_run_id) if line["step"] == "warehouse away"]
+    assert "terminating connection" in away["reason"]
 
 
 def test_sigterm_at_any_moment_gives_the_run_back(platform: Platform) -> None:

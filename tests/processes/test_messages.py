@@ -55,6 +55,7 @@ def test_the_deployed_flow_names_what_refused_it(platform: Platform, free_port: 
             away,
             ETL_WAREHOUSE_URL=f"postgresql://somebody:secret@127.0.0.1:{free_port}/warehouse",
             ETL_API_WAIT_SECONDS="5",
+            ETL_WAREHOUSE_WAIT_SECONDS="0",
         ),
     ]
     stderr = [process.communicate(timeout=RUN_SECONDS)[1] for process in processes]

@@ -1,6 +1,7 @@
 """The flow `daily_job`: which steps a run takes, in which order, and what Prefect is asked to do for each."""
 
 import asyncio
+import random
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -25,6 +26,7 @@ from etl.errors import BadData, CircuitOpen, ClaimLost, SourceUnavailable
 from etl.extract import Day, fetch_day, open_client
 from etl.identity import RunIdentity, default_logical_date, this_run
 from etl.load import Loaded, LoadedBy, find_load, keep_day, keep_rejects, load_day
+from etl.outage import is_away
 from etl.report import degraded, loaded_already, markdown
 from etl.settings import EtlSettings
 from etl.telemetry import export_spans
@@ -135,7 +137,7 @@ async def daily_job(logical_date: date | None = None) -> State[Any] | None:
     run.log("start", logical_date=day.isoformat())
     ended = await _nothing_owed(run, day, settings) if run.catches_up else None
     if ended is None:
-        ended = await _execute(run, day, settings)
+        ended = await _outlast(run, day, settings)
     await _provide_catch_up(run, day, settings)
     return ended
 
@@ -147,6 +149,25 @@ async def _nothing_owed(run: RunIdentity, day: date, settings: EtlSettings) -> S
         return None
     run.log("nothing to catch up", loaded_by=str(by))
     return Completed(message=f"nothing to catch up: {day} was loaded by run {by} in the meantime")
+
+
+async def _outlast(run: RunIdentity, day: date, settings: EtlSettings) -> State[Any] | None:
+    """Execute the run, and begin again where the warehouse went away: nothing of a lost load is in it.
+
+    What was committed before the answer was lost is found, and not written again.
+    """
+    given_up_at: float | None = None
+    while True:
+        try:
+            return await _execute(run, day, settings)
+        except Exception as exc:
+            if not is_away(exc):
+                raise
+            given_up_at = given_up_at or time.monotonic() + settings.warehouse_wait_seconds
+            if time.monotonic() >= given_up_at:
+                raise
+            run.log("warehouse away", reason=f"{type(exc).__name__}: {exc}")
+        await asyncio.sleep(random.uniform(0.5, 2))  # noqa: S311 - not a secret: a fleet shall not return at once
 
 
 async def _execute(run: RunIdentity, day: date, settings: EtlSettings) -> State[Any] | None:

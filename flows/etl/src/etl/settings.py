@@ -57,6 +57,9 @@ class EtlSettings(WarehouseSettings):
         ge=0,
         description="the longest pause, in seconds, before a run is made to try a source that was given up; 0: none is",
     )
+    warehouse_wait_seconds: float = Field(
+        default=60.0, ge=0, description="how long a run outlasts a warehouse that went away, in seconds; 0: not at all"
+    )
     max_rejected_ratio: float = Field(
         default=0.05, ge=0, le=1, description="the share of bad rows above which a run fails, 0 to 1"
     )
