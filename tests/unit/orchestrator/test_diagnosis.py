@@ -15,11 +15,14 @@ from orchestrator import diagnosis, kubernetes_api
 from orchestrator.diagnosis import Diagnosis
 from orchestrator.errors import EngineUnavailable
 from orchestrator.ledger import reasons
+from orchestrator.ledger.connection import transaction
 from orchestrator.ledger.leadership import Leadership
+from orchestrator.ledger.tables import runs
 from orchestrator.prefect_api import PrefectApi
 from orchestrator.reasons import Commands, Reason
 from orchestrator.resilience import Guard, Limits
 from orchestrator.sync import Sync
+from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from .cluster import NAMESPACE, ClusterWire, now, saying
@@ -250,6 +253,23 @@ async def test_a_prefect_that_answers_otherwise_is_still_followed(look: Look, pa
         wire.move(flow_run["id"], "COMPLETED")
         await looking.sync.look()
         assert await reasons.open_runs(looking.db) == []
+
+
+async def test_a_reason_that_cannot_be_written_keeps_no_state_from_being_known(look: Look) -> None:
+    """A mistake of ours, or a ledger of another version: the look goes on to its end, and so does the next."""
+    wire = PrefectWire()
+    wire.add_pool(workers=[])
+    wire.pools["pipelines"]["queues"]["default"]["last_polled"] = due(30).isoformat()
+    run, flow_run = adopted(wire)
+    async with look(wire, ClusterWire()) as looking:
+        async with transaction(looking.db) as connection:
+            await connection.execute(text("ALTER TABLE run_events ADD CONSTRAINT odd CHECK (kind <> 'held')"))
+        assert await looking.at(run) is None
+        flow_run["state"] |= {"type": "CANCELLED", "name": "Cancelled", "timestamp": now()}
+        assert await looking.at(run) is None
+        async with transaction(looking.db) as connection:
+            state = (await connection.execute(select(runs.c.state).where(runs.c.flow_run_id == run))).scalar_one()
+    assert state == "Cancelled"
 
 
 async def test_a_failed_run_is_explained_once(look: Look) -> None:

@@ -140,12 +140,23 @@ class Sync:
         try:
             await self._diagnosis.look(met, self._known)
         except (EngineConfused, EngineRefused) as exc:
-            self._on_failure()
             if self._undiagnosed != str(exc):
                 log.warning("what holds runs cannot be found out", reason=str(exc))
-            self._undiagnosed = str(exc)
+            self._stays_undiagnosed(str(exc))
+        except OrchestratorError:
+            raise  # Prefect or the ledger is away: the whole look says so
+        except Exception as exc:
+            kind = type(exc).__name__
+            if self._undiagnosed != kind:
+                log.exception("what holds runs cannot be found out")
+            self._stays_undiagnosed(kind)
         else:
             self._undiagnosed = None
+
+    def _stays_undiagnosed(self, why: str) -> None:
+        """Count every failure; each is logged once, until it is another or it is over."""
+        self._on_failure()
+        self._undiagnosed = why
 
     async def _is_worth_it(self) -> bool:
         """Whether to look now: always while a run is not over, whoever accepted it; when idle, only now and then."""
