@@ -83,6 +83,19 @@ def jobs(kubectl: Kubectl, flow_run_id: str) -> list[Any]:
     return kubectl.items("jobs", "--selector", f"prefect.io/flow-run-id={flow_run_id}")
 
 
+def executing(platform: Platform, run_id: str, flow_run_id: str, *, attempt: int, pipeline: str = "etl") -> None:
+    """Wait until a process of that attempt has begun the flow: the API counts a crash before the rerun is under way."""
+
+    def begun() -> bool:
+        status = platform.status(run_id, pipeline=pipeline)
+        assert status["state"] not in {"Crashed", "Failed", "Cancelled"}, status
+        run = platform.prefect.get(f"/flow_runs/{flow_run_id}").raise_for_status().json()
+        told = (status["attempt"], run["state_type"], run["run_count"])
+        return bool(told == (attempt, "RUNNING", attempt))
+
+    eventually(begun, within=RUN_SECONDS, what=f"attempt {attempt} of run {run_id} executes the flow")
+
+
 def kill(kubectl: Kubectl, flow_run_id: str) -> None:
     """SIGKILL from the node: nothing of the run has a last word."""
     hands = Hands(kubectl)
@@ -104,13 +117,7 @@ def test_a_run_whose_process_is_lost_is_rerun(release: Release, platform: Platfo
     flow_run_id = in_state(platform, run_id, "Running", within=RUN_SECONDS)["flow_run_id"]
     lost_at = time.monotonic()
     kill(kubectl, flow_run_id)
-
-    def again() -> dict[str, Any] | None:
-        status = platform.status(run_id)
-        assert status["state"] not in {"Crashed", "Failed", "Cancelled"}, status
-        return status if (status["state"], status["attempt"]) == ("Running", 2) else None
-
-    eventually(again, within=RUN_SECONDS, what="the second attempt is Running")
+    executing(platform, run_id, flow_run_id, attempt=2)
     log.info("pod killed → running again: %.1f s", time.monotonic() - lost_at)
     status = platform.finished(run_id, within=RUN_SECONDS)
     assert (status["state"], status["attempt"]) == ("Completed", 2), status
@@ -156,13 +163,9 @@ def test_a_run_that_never_started_is_cancelled_in_seconds(platform: Platform, ku
 def test_attempts_are_limited(platform: Platform, kubectl: Kubectl) -> None:
     """A run whose pods are all killed is Crashed after the second, and says so."""
     run_id = platform.start({"logical_date": "2013-08-03"}, pipeline="hasty")
+    flow_run_id = in_state(platform, run_id, "Running", within=RUN_SECONDS, pipeline="hasty")["flow_run_id"]
     for attempt in (1, 2):
-
-        def running(number: int = attempt) -> dict[str, Any] | None:
-            status = platform.status(run_id, pipeline="hasty")
-            return status if (status["state"], status["attempt"]) == ("Running", number) else None
-
-        status = eventually(running, within=RUN_SECONDS, what=f"attempt {attempt} is Running")
-        kill(kubectl, status["flow_run_id"])
+        executing(platform, run_id, flow_run_id, attempt=attempt, pipeline="hasty")
+        kill(kubectl, flow_run_id)
     status = platform.finished(run_id, within=RUN_SECONDS, pipeline="hasty")
     assert (status["state"], status["attempt"]) == ("Crashed", 2), status
