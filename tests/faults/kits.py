@@ -3,6 +3,7 @@
 A kit stays while faults that need it follow one another; putting it in place rolls the parts that are to use it.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +27,7 @@ _CONTAINER_SECURITY = {
 
 
 @dataclass
-class ProxyKit:
+class ProxyKit(ABC):
     """The proxy in one place of one side. `name` names its objects."""
 
     side: Side
@@ -65,21 +66,21 @@ class ProxyKit:
 
         return eventually(said, within=30, what=f"the proxy {self.name} took {method} {rule or ''}")
 
+    @abstractmethod
     def objects(self) -> list[dict[str, Any]]:
         """What is made beside the proxy's Deployment."""
-        raise NotImplementedError
 
+    @abstractmethod
     def switch_on(self) -> None:
         """Lead the clients through it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def switch_off(self) -> None:
         """Lead them past it again."""
-        raise NotImplementedError
 
+    @abstractmethod
     def arguments(self) -> list[str]:
         """The proxy's command line after the ports."""
-        raise NotImplementedError
 
     def labels(self) -> dict[str, str]:
         return {"faults": self.name}
