@@ -34,12 +34,41 @@ SCENARIOS: dict[str, Manifest] = {
         "source": {"enabled": True},
         "commonLabels": {"team": "data"},
         "images": {"registry": "registry.example.com/team", "tag": "1.2.3", "pullSecrets": [{"name": "registry"}]},
+        "pods": {
+            "annotations": {"example.com/cost-centre": "data"},
+            "labels": {"zone": "blue", "app.kubernetes.io/component": "not to be taken over"},
+            "extraEnv": [
+                {"name": "HTTPS_PROXY", "value": "http://proxy:3128"},
+                {"name": "DO_NOT_TRACK", "value": "yes"},
+            ],
+            "extraEnvFrom": [{"configMapRef": {"name": "site"}}],
+            "extraVolumes": [{"name": "ca", "configMap": {"name": "site-ca"}}],
+            "extraVolumeMounts": [{"name": "ca", "mountPath": "/etc/ssl/site", "readOnly": True}],
+            "nodeSelector": {"kubernetes.io/os": "linux"},
+            "tolerations": [{"key": "data", "operator": "Exists"}],
+            "affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}},
+            "topologySpreadConstraints": [
+                {"maxSkew": 1, "topologyKey": "topology.kubernetes.io/zone", "whenUnsatisfiable": "ScheduleAnyway"}
+            ],
+            "priorityClassName": "data",
+        },
         "flowRuns": {
             "env": {"ETL_MAX_REJECTED_RATIO": "0.1"},
-            "nodeSelector": {"pool": "batch"},
-            "tolerations": [{"key": "batch", "operator": "Exists"}],
+            "pod": {
+                "nodeSelector": {"pool": "batch"},
+                "tolerations": [{"key": "batch", "operator": "Exists"}],
+                "priorityClassName": "batch",
+            },
             "egress": EGRESS,
         },
+        "extraObjects": [
+            {
+                "apiVersion": "v1",
+                "kind": "ConfigMap",
+                "metadata": {"name": "{{ .Release.Name }}-extra"},
+                "data": {"a": "b"},
+            }
+        ],
         "telemetry": {
             "otlpEndpoint": "http://otel-collector.monitoring:4318",
             "egress": [{"to": [{"namespaceSelector": {}}], "ports": [{"port": 4318}]}],

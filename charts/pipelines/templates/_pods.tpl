@@ -1,4 +1,4 @@
-{{/* What every pod of the chart has in common: PodSecurity `restricted`, no service links, no token unless asked for. */}}
+{{/* What every pod of the chart has in common: PodSecurity `restricted`, no service links, no token unless asked for, the values' doors. */}}
 
 {{/* include "pipelines.podSecurity" 1000 : the pod's security context for a uid */}}
 {{- define "pipelines.podSecurity" -}}
@@ -26,21 +26,58 @@ automountServiceAccountToken: {{ eq (index . 1) "worker" }}
 enableServiceLinks: false
 securityContext:
   {{- include "pipelines.podSecurity" (index . 2) | nindent 2 }}
-{{- with $root.Values.images.pullSecrets }}
-imagePullSecrets:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
 {{- end -}}
 
-{{- define "pipelines.scheduling" -}}
-{{- with .nodeSelector }}
-nodeSelector:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with .tolerations }}
-tolerations:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
+{{/*
+A pod template, opened to the values `pods` and, where given, to a part's own `pod`:
+
+    include "pipelines.podTemplate" (list $ "orchestrator" .Values.orchestrator.pod $template)
+
+The template is YAML with metadata and spec. The labels that select the pod stay as they are.
+*/}}
+{{- define "pipelines.podTemplate" -}}
+{{- $template := index . 3 | fromYaml -}}
+{{- if hasKey $template "Error" -}}{{- fail (printf "the pod template of %s: %s" (index . 1) $template.Error) -}}{{- end -}}
+{{- include "pipelines.openPod" (list (index . 0) (index . 1) (index . 2) $template) -}}
+{{- $template | toYaml -}}
+{{- end -}}
+
+{{/* The same for a template that is a dict; it is changed in place. Lists of a part replace those of `pods`, maps are merged. */}}
+{{- define "pipelines.openPod" -}}
+{{- $root := index . 0 -}}
+{{- $template := index . 3 -}}
+{{- $spec := $template.spec -}}
+{{- $pod := mergeOverwrite (deepCopy $root.Values.pods) (deepCopy (index . 2 | default dict)) -}}
+{{- with $pod.annotations -}}
+{{- $_ := set $template.metadata "annotations" (mergeOverwrite (deepCopy .) ($template.metadata.annotations | default dict)) -}}
+{{- end -}}
+{{- $_ := set $template.metadata "labels" (mergeOverwrite (deepCopy $pod.labels) $template.metadata.labels) -}}
+{{- range $field := list "nodeSelector" "tolerations" "affinity" "priorityClassName" -}}
+{{- with index $pod $field -}}{{- $_ := set $spec $field . -}}{{- end -}}
+{{- end -}}
+{{- with $pod.topologySpreadConstraints -}}
+{{- $constraints := list -}}
+{{- range . -}}
+{{- /* Without a selector a constraint counts no pod at all: the part's own pods are meant. */ -}}
+{{- $own := dict "matchLabels" (include "pipelines.partLabels" (list $root (index $ 1)) | fromYaml) -}}
+{{- $constraints = append $constraints (ternary . (set (deepCopy .) "labelSelector" $own) (hasKey . "labelSelector")) -}}
+{{- end -}}
+{{- $_ := set $spec "topologySpreadConstraints" $constraints -}}
+{{- end -}}
+{{- with $root.Values.images.pullSecrets -}}{{- $_ := set $spec "imagePullSecrets" . -}}{{- end -}}
+{{- with $pod.extraVolumes -}}{{- $_ := set $spec "volumes" (concat ($spec.volumes | default list) .) -}}{{- end -}}
+{{- range $container := concat ($spec.initContainers | default list) $spec.containers -}}
+{{- with $pod.extraEnv -}}
+{{- /* One of a name that is there already replaces it: a list with both is refused by server-side apply. */ -}}
+{{- $names := list -}}
+{{- range . -}}{{- $names = append $names .name -}}{{- end -}}
+{{- $env := list -}}
+{{- range $container.env -}}{{- if not (has .name $names) -}}{{- $env = append $env . -}}{{- end -}}{{- end -}}
+{{- $_ := set $container "env" (concat $env .) -}}
+{{- end -}}
+{{- with $pod.extraEnvFrom -}}{{- $_ := set $container "envFrom" . -}}{{- end -}}
+{{- with $pod.extraVolumeMounts -}}{{- $_ := set $container "volumeMounts" (concat ($container.volumeMounts | default list) .) -}}{{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{/* One environment variable from a Secret: include "pipelines.secretEnv" (list "NAME" "secret" "key") */}}

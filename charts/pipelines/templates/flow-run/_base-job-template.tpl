@@ -7,16 +7,14 @@ admits. The container's environment is a list here, so that Prefect puts its own
 {{- $limits := .Values.flowRuns.resources.limits | default dict -}}
 {{- $template := tpl (.Files.Get "files/base-job-template.yaml") . | fromYaml -}}
 {{- if hasKey $template "Error" -}}{{- fail (printf "files/base-job-template.yaml: %s" $template.Error) -}}{{- end -}}
-{{- $pod := $template.job_configuration.job_manifest.spec.template.spec -}}
-{{- with .Values.images.pullSecrets -}}{{- $_ := set $pod "imagePullSecrets" . -}}{{- end -}}
-{{- with .Values.flowRuns.nodeSelector -}}{{- $_ := set $pod "nodeSelector" . -}}{{- end -}}
-{{- with .Values.flowRuns.tolerations -}}{{- $_ := set $pod "tolerations" . -}}{{- end -}}
-{{- $container := index $pod.containers 0 -}}
+{{- $pod := $template.job_configuration.job_manifest.spec.template -}}
+{{- $container := index $pod.spec.containers 0 -}}
 {{- range $name, $value := .Values.flowRuns.env -}}
 {{- $_ := set $container "env" (append $container.env (dict "name" $name "value" (toString $value))) -}}
 {{- end -}}
 {{- range $variable, $value := dict "cpu_request" $requests.cpu "memory_request" $requests.memory "cpu_limit" $limits.cpu "memory_limit" $limits.memory -}}
 {{- with $value -}}{{- $_ := set (index $template.variables.properties $variable) "default" (toString .) -}}{{- end -}}
 {{- end -}}
+{{- include "pipelines.openPod" (list . "flow-run" .Values.flowRuns.pod $pod) -}}
 {{- $template | toJson -}}
 {{- end -}}

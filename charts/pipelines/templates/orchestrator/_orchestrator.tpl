@@ -82,7 +82,6 @@ metadata:
     {{- include "pipelines.selectorLabels" (list . "orchestrator-migration") | nindent 4 }}
 spec:
   {{- include "pipelines.podSpec" (list . "orchestrator" 1000) | nindent 2 }}
-  {{- include "pipelines.scheduling" .Values.orchestrator | nindent 2 }}
   restartPolicy: Never
   {{- with include "pipelines.waitForPostgresql" . }}
   initContainers:

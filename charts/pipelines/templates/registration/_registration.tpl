@@ -11,11 +11,15 @@
 
 {{/* Names the Job and its ConfigMap by everything that they apply. */}}
 {{- define "pipelines.registrationName" -}}
-{{- $applied := printf "%s\n%s" (include "pipelines.registration" .) (include "pipelines.registrationPod" (list . "")) -}}
+{{- $applied := printf "%s\n%s" (include "pipelines.registration" .) (include "pipelines.registrationPodTemplate" (list . "")) -}}
 {{- include "pipelines.name" (list . (printf "register-%s" ($applied | sha256sum | trunc 8))) -}}
 {{- end -}}
 
-{{/* include "pipelines.registrationPod" (list $ CONFIGMAP) */}}
+{{/* include "pipelines.registrationPodTemplate" (list $ CONFIGMAP) */}}
+{{- define "pipelines.registrationPodTemplate" -}}
+{{- include "pipelines.podTemplate" (list (index . 0) "registration" dict (include "pipelines.registrationPod" .)) -}}
+{{- end -}}
+
 {{- define "pipelines.registrationPod" -}}
 {{- $root := index . 0 -}}
 {{- with $root -}}
