@@ -20,6 +20,25 @@ EGRESS = [{"to": [{"ipBlock": {"cidr": "10.1.2.0/24"}}], "ports": [{"port": 443}
 SOURCE = {"flowRuns": {"sourceUrl": "https://flights.example.com", "egress": EGRESS}}
 EXTERNAL = {"postgresql": {"enabled": False}, "database": {"existingSecret": "our-database"}}
 
+PROXY = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "ingress"}}}]
+KEYS = {"mode": "apiKey", "apiKeys": {"existingSecret": "keys"}}
+
+
+def profile(name: str, values: dict[str, Any]) -> dict[str, Any]:
+    """A profile's values, with what it leaves to its user."""
+    read: dict[str, Any] = yaml.safe_load((CHART / "profiles" / f"{name}.yaml").read_text())
+    return merged(read, values)
+
+
+def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Two sets of values as helm merges them: maps by key, all else replaced."""
+    both = {
+        key: merged(below[key], value) if isinstance(value, dict) and isinstance(below.get(key), dict) else value
+        for key, value in above.items()
+    }
+    return below | both
+
+
 # Every shape in which people install it, by name.
 SCENARIOS: dict[str, Manifest] = {
     "source of their own": SOURCE,
@@ -74,6 +93,31 @@ SCENARIOS: dict[str, Manifest] = {
             "egress": [{"to": [{"namespaceSelector": {}}], "ports": [{"port": 4318}]}],
         },
         "orchestrator": {"replicas": 3, "allowFrom": [{"podSelector": {"matchLabels": {"app": "web"}}}]},
+    },
+    "profile dev": profile("dev", {}),
+    "profile small": profile("small", SOURCE),
+    "profile ha": profile("ha", {**SOURCE, "database": {"existingSecret": "our-database"}}),
+    "a broker of their own": {
+        **SOURCE,
+        "prefectServer": {"replicas": 3, "separateServices": True},
+        "broker": {"existingSecret": "our-redis", "egress": EGRESS},
+    },
+    "by an ingress": {
+        **SOURCE,
+        "expose": {"by": "ingress", "host": "pipelines.example.com", "prefect": {"path": "/prefect"}},
+        "orchestrator": {"auth": KEYS, "allowFrom": PROXY},
+        "prefectServer": {"allowFrom": PROXY},
+    },
+    "by a gateway": {
+        **SOURCE,
+        "expose": {
+            "by": "gateway",
+            "host": "pipelines.example.com",
+            "prefect": {"host": "prefect.example.com"},
+            "gateways": [{"name": "public", "namespace": "gateways"}],
+        },
+        "orchestrator": {"auth": KEYS, "allowFrom": PROXY},
+        "prefectServer": {"allowFrom": PROXY},
     },
     "no network policies": {**SOURCE, "networkPolicy": {"enabled": False}},
 }

@@ -97,7 +97,7 @@ def test_rights_are_namespaced_and_few(objects: list[Manifest]) -> None:
 
 def test_no_credential_stands_outside_a_secret(objects: list[Manifest]) -> None:
     """No URL with a password, and no environment variable that holds one, but by reference to a Secret."""
-    secret_names = re.compile(r"PASSWORD|AUTH_STRING$|DATABASE_URL|CONNECTION_URL|WAREHOUSE_URL")
+    secret_names = re.compile(r"PASSWORD|AUTH_STRING$|DATABASE_URL|CONNECTION_URL|WAREHOUSE_URL|REDIS.*URL|DOCKET_URL")
     for o in objects:
         if o["kind"] != "Secret":
             assert not re.search(r"://[^/\s\"]*:[^/\s\"]*@", str(o)), o["metadata"]["name"]
@@ -130,9 +130,13 @@ def test_nothing_is_a_cronjob_or_a_hook(objects: list[Manifest]) -> None:
 
 
 def test_services_stay_inside(objects: list[Manifest]) -> None:
-    """Every Service is a ClusterIP; there is no Ingress."""
+    """Every Service is a ClusterIP, whatever is put before it."""
     assert all(o["spec"]["type"] == "ClusterIP" for o in objects if o["kind"] == "Service")
-    assert not [o for o in objects if o["kind"] == "Ingress"]
+
+
+@pytest.mark.parametrize("scenario", sorted(set(SCENARIOS) - {"by an ingress", "by a gateway"}))
+def test_nothing_is_exposed_unless_asked(scenario: str) -> None:
+    assert not [o for o in render(SCENARIOS[scenario]) if o["kind"] in {"Ingress", "HTTPRoute"}]
 
 
 def allowed(objects: list[Manifest]) -> set[tuple[str, str, int]]:
@@ -150,7 +154,8 @@ def allowed(objects: list[Manifest]) -> set[tuple[str, str, int]]:
             continue
         for rule in policy["spec"].get("egress", []):
             for peer in rule.get("to", []):
-                outward |= {(mine, component(peer), port["port"]) for port in rule["ports"]}
+                if "podSelector" in peer:
+                    outward |= {(mine, component(peer), port["port"]) for port in rule["ports"]}
         for rule in policy["spec"].get("ingress", []):
             for peer in rule["from"]:
                 inward |= {(component(peer), mine, port["port"]) for port in rule["ports"]}
@@ -169,6 +174,7 @@ def test_the_network_policies_are_the_pictures_arrows() -> None:
         ("orchestrator", "prefect-server", 4200),
         ("orchestrator", "postgresql", 5432),
         ("orchestrator-migration", "postgresql", 5432),
+        ("prefect-migration", "postgresql", 5432),
         ("prefect-server", "postgresql", 5432),
         ("worker", "prefect-server", 4200),
         ("flow-run", "prefect-server", 4200),
@@ -176,6 +182,18 @@ def test_the_network_policies_are_the_pictures_arrows() -> None:
         ("flow-run", "source", 8090),
         ("registration", "prefect-server", 4200),
         ("registration", "postgresql", 5432),
+    }
+
+
+def test_the_broker_is_for_the_servers_processes() -> None:
+    """With the background services apart and the chart's Valkey: two arrows to it, and the databases are elsewhere."""
+    assert allowed(render(SCENARIOS["profile ha"])) == {
+        ("orchestrator", "prefect-server", 4200),
+        ("prefect-server", "valkey", 6379),
+        ("prefect-services", "valkey", 6379),
+        ("worker", "prefect-server", 4200),
+        ("flow-run", "prefect-server", 4200),
+        ("registration", "prefect-server", 4200),
     }
 
 

@@ -37,6 +37,54 @@
 {{- if and $v.telemetry.egress (not $v.telemetry.otlpEndpoint) -}}
 {{- fail "telemetry.egress: it opens the way to a collector, and telemetry.otlpEndpoint names none. Set telemetry.otlpEndpoint, or leave telemetry.egress empty." -}}
 {{- end -}}
+{{- $broker := include "pipelines.hasBroker" . -}}
+{{- if and $v.valkey.enabled $v.broker.existingSecret -}}
+{{- fail "broker.existingSecret: a broker of your own is named while valkey.enabled is true, and only one can be used. Set valkey.enabled=false, or leave broker.existingSecret empty." -}}
+{{- end -}}
+{{- if and (gt (int $v.prefectServer.replicas) 1) (not $broker) -}}
+{{- fail (printf "prefectServer.replicas: %d API pods would each keep messages, leases and queued work to themselves, so that events, slots and cancellations are missed. Set valkey.enabled=true, or name a Redis in broker.existingSecret." (int $v.prefectServer.replicas)) -}}
+{{- end -}}
+{{- if and (gt (int $v.prefectServer.replicas) 1) (not $v.prefectServer.separateServices) -}}
+{{- fail (printf "prefectServer.replicas: %d API pods would each run the background services, which are for one process. Set prefectServer.separateServices=true." (int $v.prefectServer.replicas)) -}}
+{{- end -}}
+{{- if and $v.prefectServer.separateServices (not $broker) -}}
+{{- fail "prefectServer.separateServices: the API and the services in two pods share nothing without a broker. Set valkey.enabled=true, or name a Redis in broker.existingSecret." -}}
+{{- end -}}
+{{- if and $v.broker.egress (not $v.broker.existingSecret) -}}
+{{- fail "broker.egress: it opens the way to a broker of your own, and broker.existingSecret names none. Set broker.existingSecret, or leave broker.egress empty." -}}
+{{- end -}}
+{{- with $v.expose -}}
+{{- if eq .by "none" -}}
+{{- if or .host .prefect.host -}}
+{{- fail "expose.by: a host name is given, and expose.by is none, so that nothing would answer under it. Set expose.by to ingress or gateway, or leave the host names empty." -}}
+{{- end -}}
+{{- else -}}
+{{- if not .host -}}
+{{- fail (printf "expose.host: expose.by is %s, and no host name says for whom. Set expose.host, such as pipelines.example.com." .by) -}}
+{{- end -}}
+{{- if eq $v.orchestrator.auth.mode "none" -}}
+{{- fail (printf "expose.by: it is %s, and orchestrator.auth.mode is none, so that anybody could start and cancel runs. Set orchestrator.auth.mode to apiKey or kubernetes, or expose.by=none." .by) -}}
+{{- end -}}
+{{- if and $v.networkPolicy.enabled (not $v.orchestrator.allowFrom) -}}
+{{- fail "orchestrator.allowFrom: the NetworkPolicies keep the proxy of expose from the API. Name its pods, such as [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: ingress-nginx}}}], or set networkPolicy.enabled=false." -}}
+{{- end -}}
+{{- if and $v.networkPolicy.enabled (or .prefect.host .prefect.path) (not $v.prefectServer.allowFrom) -}}
+{{- fail "prefectServer.allowFrom: the NetworkPolicies keep the proxy of expose from Prefect. Name its pods, such as [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: ingress-nginx}}}], or leave expose.prefect empty." -}}
+{{- end -}}
+{{- end -}}
+{{- if and (eq .by "gateway") (not .gateways) -}}
+{{- fail "expose.gateways: expose.by is gateway, and no Gateway is named for the HTTPRoutes to hang on. Name one, such as [{name: public, namespace: gateways}]." -}}
+{{- end -}}
+{{- if and .gateways (ne .by "gateway") -}}
+{{- fail (printf "expose.gateways: Gateways are named, and expose.by is %s. Set expose.by=gateway, or leave expose.gateways empty." .by) -}}
+{{- end -}}
+{{- if and .ingressClassName (ne .by "ingress") -}}
+{{- fail (printf "expose.ingressClassName: it belongs to an Ingress, and expose.by is %s. Set expose.by=ingress, or leave it empty." .by) -}}
+{{- end -}}
+{{- if and .prefect.host (eq .prefect.host .host) (not .prefect.path) -}}
+{{- fail (printf "expose.prefect.host: %s is the API's host too, and both would be at its root. Give Prefect another host, or set expose.prefect.path, such as /prefect." .host) -}}
+{{- end -}}
+{{- end -}}
 {{- if not (regexMatch "^[a-z]" (include "pipelines.fullname" .)) -}}
 {{- fail (printf "fullnameOverride: the release name %s starts with a digit, and a Service's name may not. Set fullnameOverride to a name that starts with a letter." .Release.Name) -}}
 {{- end -}}

@@ -74,7 +74,7 @@ helm.sh/chart: {{ printf "%s-%s" (index . 0).Chart.Name ((index . 0).Chart.Versi
 {{- end -}}
 
 {{- define "pipelines.prefectApiUrl" -}}
-http://{{ include "pipelines.name" (list . "prefect-server") }}:4200/api
+http://{{ include "pipelines.name" (list . "prefect-server") }}:4200{{ .Values.expose.prefect.path }}/api
 {{- end -}}
 
 {{- define "pipelines.sourceUrl" -}}

@@ -23,6 +23,17 @@
 {{- end -}}
 {{- end -}}
 
+{{/* Egress to what the server's processes share, wherever it is. */}}
+{{- define "pipelines.toBroker" -}}
+{{- if .Values.valkey.enabled -}}
+- to:
+    {{- include "pipelines.peers" (list . "valkey") | nindent 4 }}
+  ports: [{port: 6379}]
+{{- else if .Values.broker.existingSecret -}}
+{{- toYaml (.Values.broker.egress | default (list (dict "ports" (list (dict "port" 6379))))) }}
+{{- end -}}
+{{- end -}}
+
 {{- define "pipelines.toPrefect" -}}
 - to:
     {{- include "pipelines.peers" (list . "prefect-server") | nindent 4 }}
