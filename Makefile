@@ -118,6 +118,10 @@ lint: environment ## ruff, mypy --strict, import contracts, helm lint --strict
 	@if command -v helm > /dev/null; then helm lint --strict --quiet charts/pipelines --values k8s/kind/values.yaml; \
 	  else echo "helm lint skipped: helm is not installed"; fi
 
+.PHONY: chart-reference
+chart-reference: environment ## the reference of the chart's values, made from the comments in values.yaml
+	@$(VENV)/python charts/reference.py
+
 .PHONY: format
 format: environment ## rewrite the Python code as the linter wants it
 	@$(VENV)/ruff check --fix --quiet
