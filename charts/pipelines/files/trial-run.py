@@ -1,4 +1,4 @@
-"""What `helm test` runs: one run of a pipeline through the orchestrator, as any caller starts one, and what is told of it.
+"""What `helm test` runs: one run of a pipeline through the orchestrator, as any caller starts one.
 
 Python's standard library alone: it is read from a ConfigMap into whichever image is there. TRIAL_* variables tell it
 what to do; what it finds is a line each, and its exit code is 0 only where all of it is as it should be.
