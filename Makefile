@@ -90,6 +90,10 @@ test-integration: environment ## the whole platform on a kind cluster (ARGS=--ke
 test-stops: environment ## on the same cluster: what holds or stops runs, one by one; who may call; a few faults
 	@$(PYTEST) $(addprefix tests/integration/,test_reasons.py test_recovery.py test_doors.py test_faults.py) $(ARGS)
 
+.PHONY: test-upgrades
+test-upgrades: environment ## on the same cluster: upgrade and rollback with runs in flight, releases side by side, helm test
+	@$(PYTEST) $(addprefix tests/integration/,test_trial.py test_upgrade.py test_side_by_side.py) $(ARGS)
+
 # make test-faults: which faults (all), which sides, how many runs each, which seed
 FAULTS ?=
 SIDES ?= ours stock

@@ -130,9 +130,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="helm is not installed"))
 
 
-def run_helm(values: Manifest, *, release: str = "pipelines") -> subprocess.CompletedProcess[str]:
+def run_helm(values: Manifest, *, release: str = "pipelines", chart: Path = CHART) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        ["helm", "template", release, str(CHART), "--namespace", "data", "--values", "-"],
+        ["helm", "template", release, str(chart), "--namespace", "data", "--values", "-"],
         input=json.dumps(values),
         capture_output=True,
         text=True,
@@ -179,11 +179,11 @@ def flow_pod(objects: list[Manifest]) -> Manifest:
 
 
 def pods(objects: list[Manifest]) -> dict[str, Manifest]:
-    """Every pod template by the name of what makes it, flow pods included."""
+    """Every pod template by the name of what makes it, flow pods and those of `helm test` included."""
     found = {
-        f"{o['kind']}/{o['metadata']['name']}": o["spec"]["template"]
+        f"{o['kind']}/{o['metadata']['name']}": o if o["kind"] == "Pod" else o["spec"]["template"]
         for o in objects
-        if o["kind"] in {"Deployment", "StatefulSet", "Job"}
+        if o["kind"] in {"Deployment", "StatefulSet", "Job", "Pod"}
     }
     return {**found, "flow run": flow_pod(objects)}
 

@@ -110,6 +110,15 @@ class Release:
     def down(self) -> None:
         self.make("down", within=120)
 
+    def helm(self, *arguments: str, within: float) -> subprocess.CompletedProcess[str]:
+        """helm bound to this release's cluster and namespace; what came of it is the caller's to judge."""
+        bound = ["--kube-context", f"kind-{self.cluster}", "--namespace", self.namespace]
+        return subprocess.run(["helm", *arguments, *bound], capture_output=True, text=True, timeout=within, check=False)
+
+    def uninstall(self) -> None:
+        done = self.helm("uninstall", self.name, "--wait", "--timeout", "5m", within=330)
+        assert done.returncode == 0, done.stderr
+
     def diagnose(self) -> str:
         """Pods, events and logs, for a failure's report."""
         done = subprocess.run(

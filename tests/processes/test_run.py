@@ -36,6 +36,7 @@ def test_a_run_loads_its_day(platform: Platform) -> None:
     assert claim[1:] == (run_id, DAY)
 
     assert f"{FLIGHTS_OF_THE_DAY} flights loaded" in platform.artifact(flow_run_id)
+    assert run["state"]["message"] == f"{DAY}: {FLIGHTS_OF_THE_DAY} rows loaded, 0 rejected"
 
     lines = platform.log_lines(flow_run_id)
     # with a backoff of 0.1 s, only the source's Retry-After makes an extract take so long

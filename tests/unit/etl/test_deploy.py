@@ -119,6 +119,90 @@ async def test_what_people_changed_in_prefect_stays(prefect_server: str, api: ht
     assert pool_now["base_job_template"] == template
     assert (await api.get(f"/work_pools/{pool}/queues/week-10")).json()["concurrency_limit"] == 5
     assert any("still paused" in line for line in done)
+    name = f"daily_job/{declared_deployment.name}"
+    assert [line for line in done if line.startswith("kept as it is in Prefect: ")] == [
+        f"kept as it is in Prefect: {line}"
+        for line in (
+            f"work pool {pool}: paused",
+            f"work pool {pool}: concurrency limit is 7, declared is 2",
+            "work queue week-10: concurrency limit is 5, declared is None",
+            f"deployment {name}: paused",
+            f"deployment {name}: concurrency limit is 3, declared is 1",
+            f"deployment {name}: schedule daily-0900 is paused",
+        )
+    ]
+
+
+async def test_a_schedule_made_in_prefect_stays_and_revives_no_other(
+    prefect_server: str, api: httpx.AsyncClient
+) -> None:
+    """One without a slug, as the UI makes it: a registration leaves it, and a paused one beside it stays paused."""
+    registration = declared()
+    await register(registration, prefect_server)
+    before = await read(api, registration)
+    path, ours = f"/deployments/{before['id']}/schedules", before["schedules"][0]["id"]
+    (await api.patch(f"{path}/{ours}", json={"active": False})).raise_for_status()
+    own = {"schedule": {"cron": "0 12 * * *", "timezone": "UTC"}, "active": True}
+    (await api.post(path, json=[own])).raise_for_status()
+
+    done = await register(registration, prefect_server)
+    schedules = {one["id"]: one for one in (await read(api, registration))["schedules"]}
+    assert schedules.pop(ours)["active"] is False
+    [left] = schedules.values()
+    assert (left["schedule"]["cron"], left["active"]) == ("0 12 * * *", True)
+    assert any("a schedule made in Prefect" in line and "0 12 * * *" in line for line in done)
+
+
+def released(release: str, *names: str, schedules: tuple[Schedule, ...] = DAILY_JOB.schedules) -> Registration:
+    """What a release declares: the daily job under each of these names, on one pool."""
+    deployments = tuple(DAILY_JOB.model_copy(update={"name": name, "schedules": schedules}) for name in names)
+    return Registration(release=release, work_pool=WorkPool(name=f"pool-{names[0]}"), deployments=deployments)
+
+
+async def test_only_what_this_release_registered_is_removed(prefect_server: str, api: httpx.AsyncClient) -> None:
+    """Its own deployment and schedule go once they are not declared; another release's and people's own stay."""
+    mark = uuid.uuid4().hex[:8]
+    stays, goes, others, own = (f"{name}-{mark}" for name in ("stays", "goes", "others", "own"))
+    evening = Schedule(slug="evening", cron="0 21 * * *", timezone="Europe/Madrid")
+    mine = f"data/{mark}"
+    await register(released(mine, stays, goes, schedules=(*DAILY_JOB.schedules, evening)), prefect_server)
+    await register(released(f"other/{mark}", others), prefect_server)
+    by_hand = await api.get(f"/deployments/name/daily_job/{stays}")
+    body = {"name": own, "flow_id": by_hand.json()["flow_id"], "work_pool_name": f"pool-{stays}"}
+    (await api.post("/deployments/", json=body)).raise_for_status()
+
+    done = await register(released(mine, stays), prefect_server)
+    there = {
+        name: (await api.get(f"/deployments/name/daily_job/{name}")).status_code for name in (stays, goes, others, own)
+    }
+    assert there == {stays: 200, goes: 404, others: 200, own: 200}
+    assert f"deployment daily_job/{goes}: removed, no longer declared" in done
+    assert f"deployment daily_job/{stays}: schedule evening removed, no longer declared" in done
+    [schedule] = (await api.get(f"/deployments/name/daily_job/{stays}")).json()["schedules"]
+    assert schedule["slug"] == "daily-0900"
+    assert [line for line in await register(released(mine, stays), prefect_server) if "removed" in line] == []
+
+
+async def test_what_was_there_before_the_first_registration_is_not_the_releases(
+    prefect_server: str, api: httpx.AsyncClient
+) -> None:
+    """A deployment without the mark is taken over with its schedules: none is removed for not being declared."""
+    registration = declared(
+        schedules=(*DAILY_JOB.schedules, Schedule(slug="evening", cron="0 21 * * *", timezone="Europe/Madrid"))
+    )
+    await register(registration, prefect_server)
+    [deployment] = registration.deployments
+    adopting = registration.model_copy(
+        update={
+            "release": f"data/{deployment.name}",
+            "deployments": (deployment.model_copy(update={"schedules": DAILY_JOB.schedules}),),
+        }
+    )
+    done = await register(adopting, prefect_server)
+    present = await read(api, registration)
+    assert {schedule["slug"] for schedule in present["schedules"]} == {"daily-0900", "evening"}
+    assert present["tags"] == [f"registered-by:data/{deployment.name}"]
+    assert any(line.endswith("schedule evening is no longer declared") for line in done)
 
 
 async def watching(api: httpx.AsyncClient, registration: Registration) -> list[dict[str, Any]]:
@@ -259,6 +343,48 @@ def test_the_command_registers_a_file(prefect_server: str, tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     assert f"work pool pool-{mark}: created (process)" in done.stderr
     assert f"deployment daily_job/d-{mark}: created" in done.stderr
+
+
+async def test_the_command_checks_and_changes_nothing(
+    prefect_server: str, api: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    """`--check`: 1 and a line for each difference, before the registration and after people's changes; else 0."""
+    mark = uuid.uuid4().hex[:8]
+    registration = released(f"data/{mark}", f"daily-{mark}")
+    config = tmp_path / "registration.json"
+    config.write_text(registration.model_dump_json(by_alias=True))
+    name, pool = f"daily_job/daily-{mark}", f"pool-daily-{mark}"
+
+    def check() -> tuple[int, list[str]]:
+        done = command("--check", "--config", str(config), api_url=prefect_server)
+        return done.returncode, done.stdout.splitlines()
+
+    code, lines = check()
+    assert (code, lines[0], lines[2]) == (1, f"work pool {pool}: missing", f"deployment {name}: missing")
+    assert (await api.get(f"/work_pools/{pool}")).status_code == 404
+
+    await register(registration, prefect_server)
+    await register(released(f"data/{mark}", f"old-{mark}"), prefect_server)
+    await register(registration, prefect_server)
+    assert check() == (0, ["Prefect holds what is declared"])
+
+    deployment = await read(api, registration)
+    (await api.post(f"/deployments/{deployment['id']}/pause_deployment")).raise_for_status()
+    changed = {"description": "mine", "tags": ["mine", f"registered-by:data/{mark}"]}
+    (await api.patch(f"/deployments/{deployment['id']}", json=changed)).raise_for_status()
+    schedule = f"/deployments/{deployment['id']}/schedules/{deployment['schedules'][0]['id']}"
+    moved = {"schedule": {"cron": "0 8 * * *", "timezone": "UTC"}}
+    (await api.patch(schedule, json=moved)).raise_for_status()
+    code, lines = check()
+    assert code == 1
+    assert [line.partition(f"deployment {name}: ")[2].partition(" is ")[0] for line in lines] == [
+        "paused",
+        "description",
+        "tags",
+        "schedule daily-0900",
+    ]
+    assert "('0 8 * * *', 'UTC'), declared is ('0 9 * * *', 'Europe/Madrid')" in lines[-1]
+    assert (await read(api, registration))["description"] == "mine"
 
 
 def test_a_wrong_file_names_every_fault(tmp_path: Path) -> None:

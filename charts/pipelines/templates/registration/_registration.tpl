@@ -6,7 +6,7 @@
 {{- $deployments = append $deployments $deployment -}}
 {{- end -}}
 {{- $pool := dict "name" .Values.workPool.name "type" "kubernetes" "concurrencyLimit" .Values.workPool.concurrencyLimit "baseJobTemplate" (include "pipelines.baseJobTemplate" . | fromJson) -}}
-{{- dict "workPool" $pool "deployments" $deployments | toPrettyJson -}}
+{{- dict "release" (printf "%s/%s" .Release.Namespace .Release.Name) "workPool" $pool "deployments" $deployments | toPrettyJson -}}
 {{- end -}}
 
 {{/* Names the Job and its ConfigMap by everything that they apply. */}}

@@ -1,13 +1,16 @@
-"""Registers what is declared with the Prefect server, repeatably: `python -m etl.deploy [--config FILE.json]`.
+"""Registers what is declared with the Prefect server, repeatably: `python -m etl.deploy [--check] [--config FILE]`.
 
 A deployment that exists is patched, never posted again: POST would make its schedules anew and active, and thereby
-un-pause what somebody paused (https://github.com/PrefectHQ/prefect/issues/11107). Limits are set at creation only.
+un-pause what somebody paused (https://github.com/PrefectHQ/prefect/issues/11107). So would a PATCH with a list of
+schedules once one of those present has no slug, as one made in Prefect's UI: each schedule is patched by its id.
+Limits are set at creation only. What is kept so is said (see etl.drift).
 """
 
 import argparse
 import asyncio
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -17,7 +20,6 @@ from prefect import Flow
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import (
     DeploymentScheduleCreate,
-    DeploymentScheduleUpdate,
     DeploymentUpdate,
     WorkPoolCreate,
     WorkPoolUpdate,
@@ -27,9 +29,10 @@ from prefect.flows import load_flow_from_entrypoint
 from prefect.utilities.callables import parameter_schema
 from pydantic import ValidationError
 
-from etl import heartbeats
+from etl import drift, heartbeats
+from etl.drift import Wanted
 from etl.errors import RegistrationRefused
-from etl.registration import Deployment, Registration, WorkPool
+from etl.registration import Registration, Schedule, WorkPool
 
 
 async def register(registration: Registration, *, client: PrefectClient) -> list[str]:
@@ -39,23 +42,51 @@ async def register(registration: Registration, *, client: PrefectClient) -> list
         RegistrationRefused: an entrypoint is no flow of this image, or the pool exists with another type.
         httpx.HTTPError: the server cannot be reached or refuses a request.
     """
-    flows = {deployment.entrypoint: _load_flow(deployment.entrypoint) for deployment in registration.deployments}
+    wanted = _wanted(registration)
+    pool = registration.work_pool.name
     done = [await _register_pool(registration.work_pool, client=client)]
     for queue in dict.fromkeys(deployment.work_queue for deployment in registration.deployments):
-        done.append(await _register_queue(queue, registration.work_pool.name, client=client))
+        done.append(await _register_queue(queue, pool, client=client))
     ids = []
-    for deployment in registration.deployments:
-        flow = flows[deployment.entrypoint]
-        deployment_id, line = await _register_deployment(deployment, flow, registration.work_pool.name, client=client)
+    for one in wanted:
+        deployment_id, lines = await _register_deployment(one, registration.mark, client=client)
         ids.append(deployment_id)
-        done.append(line)
+        done += lines
+    if registration.mark is not None:
+        done += await _prune(registration.mark, {one.name for one in wanted}, client=client)
     if ids:
-        done.append(
-            await heartbeats.watch(
-                registration.work_pool.name, ids, lost_seconds=registration.heartbeat_lost_seconds, client=client
-            )
-        )
-    return done
+        done.append(await heartbeats.watch(pool, ids, lost_seconds=registration.heartbeat_lost_seconds, client=client))
+    kept = await drift.find(registration, wanted, client=client)
+    return [*done, *(f"kept as it is in Prefect: {line}" for line in kept)]
+
+
+async def check(registration: Registration, *, client: PrefectClient) -> list[str]:
+    """What a registration would change, and what it would keep, a line each; nothing is changed.
+
+    Raises:
+        RegistrationRefused: an entrypoint is no flow of this image.
+        httpx.HTTPError: the server cannot be reached or refuses a request.
+    """
+    return await drift.find(registration, _wanted(registration), client=client)
+
+
+def _wanted(registration: Registration) -> list[Wanted]:
+    wanted = []
+    for deployment in registration.deployments:
+        flow = _load_flow(deployment.entrypoint)
+        fields = {
+            "version": flow.version,
+            "description": deployment.description or flow.description,
+            "tags": [*deployment.tags, *([registration.mark] if registration.mark else [])],
+            "parameters": deployment.parameters,
+            "parameter_openapi_schema": parameter_schema(flow).model_dump_for_openapi(),
+            "enforce_parameter_schema": True,
+            "entrypoint": deployment.entrypoint,
+            "work_pool_name": registration.work_pool.name,
+            "work_queue_name": deployment.work_queue,
+        }
+        wanted.append(Wanted(declared=deployment, flow=flow, fields=fields))
+    return wanted
 
 
 def _load_flow(entrypoint: str) -> Flow[..., Any]:
@@ -94,41 +125,49 @@ async def _register_queue(queue: str, pool_name: str, *, client: PrefectClient) 
     return f"work queue {queue}: created"
 
 
-async def _register_deployment(
-    deployment: Deployment, flow: Flow[..., Any], pool_name: str, *, client: PrefectClient
-) -> tuple[UUID, str]:
-    name = f"{flow.name}/{deployment.name}"
-    declared: dict[str, Any] = {
-        "version": flow.version,
-        "description": deployment.description or flow.description,
-        "tags": list(deployment.tags),
-        "parameters": deployment.parameters,
-        "parameter_openapi_schema": parameter_schema(flow).model_dump_for_openapi(),
-        "enforce_parameter_schema": True,
-        "entrypoint": deployment.entrypoint,
-        "work_pool_name": pool_name,
-        "work_queue_name": deployment.work_queue,
-    }
+async def _register_deployment(wanted: Wanted, mark: str | None, *, client: PrefectClient) -> tuple[UUID, list[str]]:
+    name, declared = wanted.name, wanted.declared
     try:
         present = await client.read_deployment_by_name(name)
     except ObjectNotFound:
         created = await client.create_deployment(
-            flow_id=await client.create_flow_from_name(flow.name),
-            name=deployment.name,
-            concurrency_limit=deployment.concurrency_limit,
-            schedules=[
-                DeploymentScheduleCreate(schedule=schedule.as_prefect(), slug=schedule.slug, active=True)
-                for schedule in deployment.schedules
-            ],
-            **declared,
+            flow_id=await client.create_flow_from_name(wanted.flow.name),
+            name=declared.name,
+            concurrency_limit=declared.concurrency_limit,
+            schedules=[_new(schedule) for schedule in declared.schedules],
+            **wanted.fields,
         )
-        return created, f"deployment {name}: created"
-    schedules = [
-        DeploymentScheduleUpdate(schedule=schedule.as_prefect(), slug=schedule.slug)
-        for schedule in deployment.schedules
-    ]
-    await client.update_deployment(present.id, DeploymentUpdate(schedules=schedules, **declared))
-    return present.id, f"deployment {name}: updated{', still paused' if present.paused else ''}"
+        return created, [f"deployment {name}: created"]
+    await client.update_deployment(present.id, DeploymentUpdate(**wanted.fields))
+    lines = [f"deployment {name}: updated{', still paused' if present.paused else ''}"]
+    by_slug = {schedule.slug: schedule for schedule in present.schedules}
+    for schedule in declared.schedules:
+        found = by_slug.get(schedule.slug)
+        if found is None:
+            await client.create_deployment_schedules(present.id, [_new(schedule)])
+            lines.append(f"deployment {name}: schedule {schedule.slug} created")
+        elif found.schedule != schedule.as_prefect():
+            await client.update_deployment_schedule(present.id, found.id, schedule=schedule.as_prefect())
+            lines.append(f"deployment {name}: schedule {schedule.slug} updated")
+    # Only of a deployment that this release has registered before: what stood there then is not its own.
+    for old in drift.leftover(wanted, present) if mark in present.tags else ():
+        await client.delete_deployment_schedule(present.id, old.id)
+        lines.append(f"deployment {name}: schedule {old.slug} removed, no longer declared")
+    return present.id, lines
+
+
+def _new(schedule: Schedule) -> DeploymentScheduleCreate:
+    return DeploymentScheduleCreate(schedule=schedule.as_prefect(), slug=schedule.slug, active=True)
+
+
+async def _prune(mark: str, declared: set[str], *, client: PrefectClient) -> list[str]:
+    """Remove the release's deployments that are no longer declared, with their scheduled runs; what runs goes on."""
+    lines = []
+    async for name, deployment in drift.registered(mark, client=client):
+        if name not in declared:
+            await client.delete_deployment(deployment.id)
+            lines.append(f"deployment {name}: removed, no longer declared")
+    return lines
 
 
 async def register_within(registration: Registration, *, wait_seconds: float) -> list[str]:
@@ -138,11 +177,20 @@ async def register_within(registration: Registration, *, wait_seconds: float) ->
         RegistrationRefused: see register.
         httpx.HTTPError: the last failure, once the time is up, or at once where the server refused.
     """
+    return await _within(lambda client: register(registration, client=client), wait_seconds=wait_seconds)
+
+
+async def check_within(registration: Registration, *, wait_seconds: float) -> list[str]:
+    """Check, waiting and raising as register_within does."""
+    return await _within(lambda client: check(registration, client=client), wait_seconds=wait_seconds)
+
+
+async def _within(work: Callable[[PrefectClient], Awaitable[list[str]]], *, wait_seconds: float) -> list[str]:
     deadline = time.monotonic() + wait_seconds
     while True:
         try:
             async with get_client() as client:
-                return await register(registration, client=client)
+                return await work(client)
         except (httpx.TransportError, httpx.HTTPStatusError) as exc:
             refused = isinstance(exc, httpx.HTTPStatusError) and exc.response.status_code < 500
             if refused or time.monotonic() >= deadline:
@@ -171,15 +219,24 @@ def main() -> None:
     parser.add_argument(
         "--config", type=Path, metavar="FILE.json", help="what to register (default: the daily job on a process pool)"
     )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="change nothing: print each difference between what is declared and Prefect, and exit 1 if there is one",
+    )
     parser.add_argument("--wait", type=float, default=300, metavar="SECONDS", help="how long to wait for the server")
     arguments = parser.parse_args()
     registration = _read(arguments.config)
+    work = check_within if arguments.check else register_within
     try:
-        done = asyncio.run(register_within(registration, wait_seconds=arguments.wait))
+        done = asyncio.run(work(registration, wait_seconds=arguments.wait))
     except httpx.HTTPStatusError as exc:
         raise SystemExit(f"the Prefect server refused: {exc.response.status_code} {exc.response.text[:500]}") from exc
     except (RegistrationRefused, httpx.TransportError) as exc:
         raise SystemExit(f"registration failed: {type(exc).__name__}: {exc}") from exc
+    if arguments.check:
+        sys.stdout.write("".join(f"{line}\n" for line in done or ["Prefect holds what is declared"]))
+        sys.exit(1 if done else 0)
     sys.stderr.write("".join(f"{line}\n" for line in done))
 
 

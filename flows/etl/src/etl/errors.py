@@ -32,5 +32,9 @@ class RegistrationRefused(EtlError):
     """The registration names something that this image or the Prefect server does not accept."""
 
 
+class SchemaTooNew(EtlError):
+    """A newer image has migrated the warehouse: this one does not know its schema, and must not write into it."""
+
+
 class ClaimLost(EtlError):
     """A later claim on the run or on its logical date exists: this one may write nothing more."""

@@ -122,7 +122,7 @@ export_spans()
 
 
 @flow(name="daily_job", persist_result=False)
-async def daily_job(logical_date: date | None = None) -> State[Any] | None:
+async def daily_job(logical_date: date | None = None) -> State[Any]:
     """Load one day of flights, with the weather at each departure, into the warehouse.
 
     While the source is given up (see etl.breaker), a day that was loaded before stays as it is: the run ends Completed,
@@ -151,7 +151,7 @@ async def _nothing_owed(run: RunIdentity, day: date, settings: EtlSettings) -> S
     return Completed(message=f"nothing to catch up: {day} was loaded by run {by} in the meantime")
 
 
-async def _outlast(run: RunIdentity, day: date, settings: EtlSettings) -> State[Any] | None:
+async def _outlast(run: RunIdentity, day: date, settings: EtlSettings) -> State[Any]:
     """Execute the run, and begin again where the warehouse went away: nothing of a lost load is in it.
 
     What was committed before the answer was lost is found, and not written again.
@@ -170,7 +170,7 @@ async def _outlast(run: RunIdentity, day: date, settings: EtlSettings) -> State[
         await asyncio.sleep(random.uniform(0.5, 2))  # noqa: S311 - not a secret: a fleet shall not return at once
 
 
-async def _execute(run: RunIdentity, day: date, settings: EtlSettings) -> State[Any] | None:
+async def _execute(run: RunIdentity, day: date, settings: EtlSettings) -> State[Any]:
     async with _claimed(run, day, settings.warehouse_url.get_secret_value()) as mine:
         loading = await run.loading(mine)
         found = find_load(
@@ -182,13 +182,14 @@ async def _execute(run: RunIdentity, day: date, settings: EtlSettings) -> State[
         if found is not None:
             return await _leave(run, day, found)
         try:
-            await _load_from_source(run, day, loading, settings)
+            loaded = await _load_from_source(run, day, loading, settings)
         except CircuitOpen as exc:
             return await _degrade(run, day, loading, settings, reason=str(exc))
-    return None
+        # The orchestrator tells a state's message: who asks for the run's status reads what it did.
+        return Completed(message=f"{day}: {loaded.rows} rows loaded, {loaded.rejected} rejected")
 
 
-async def _load_from_source(run: RunIdentity, day: date, loading: LoadedBy, settings: EtlSettings) -> None:
+async def _load_from_source(run: RunIdentity, day: date, loading: LoadedBy, settings: EtlSettings) -> Loaded:
     started = time.monotonic()
     async with _breaker(run, settings).passing() as admission:
         # A probe asks once: retries would fall on a source that is just getting up.
@@ -213,6 +214,7 @@ async def _load_from_source(run: RunIdentity, day: date, loading: LoadedBy, sett
     await acreate_markdown_artifact(
         markdown(tables, loaded), key="daily-job", description=f"Flights of {day}: counts and worst delays"
     )
+    return loaded
 
 
 def _breaker(run: RunIdentity, settings: EtlSettings) -> Breaker:

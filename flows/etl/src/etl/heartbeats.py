@@ -21,12 +21,17 @@ from prefect.events.schemas.events import ResourceSpecification
 LOST_SECONDS = 120
 
 
+def automation_name(pool: str) -> str:
+    """By which the automation of a work pool's deployments is known."""
+    return f"{pool}: runs without a heartbeat are crashed"
+
+
 async def watch(pool: str, deployments: Sequence[UUID], *, lost_seconds: int, client: PrefectClient) -> str:
     """Make the server end these deployments' runs as Crashed `lost_seconds` after their last sign of life.
 
     The automation is known by its name, which carries the work pool's. One that somebody disabled stays disabled.
     """
-    name = f"{pool}: runs without a heartbeat are crashed"
+    name = automation_name(pool)
     wanted = AutomationCore(
         name=name,
         description="Made by the registration, which puts it back; disable it here if it shall not act.",

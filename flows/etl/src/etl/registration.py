@@ -82,9 +82,18 @@ DAILY_JOB = Deployment(
 class Registration(_Declared):
     """Everything a registration declares. Without a file: the daily job on a process work pool.
 
+    `release`: who registers, such as namespace/name of a Helm release. Its deployments carry that as a tag, and those
+    that are no longer declared are removed. Without one nothing is ever removed.
     `heartbeat_lost_seconds`: how long after its last sign of life a run is called Crashed (see etl.heartbeats).
     """
+
+    release: str | None = Field(default=None, min_length=1)
 
     work_pool: WorkPool = WorkPool()
     deployments: tuple[Deployment, ...] = (DAILY_JOB,)
     heartbeat_lost_seconds: int = Field(default=LOST_SECONDS, ge=10)
+
+    @property
+    def mark(self) -> str | None:
+        """The tag of what the release registered; not a label, which Prefect takes at a deployment's creation only."""
+        return f"registered-by:{self.release}" if self.release else None

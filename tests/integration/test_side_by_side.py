@@ -1,0 +1,76 @@
+"""Two releases in one namespace and one in another: each runs its own flows in its own databases, and goes alone."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import ROOT
+from .platform import Platform, Release
+
+RUN_SECONDS = 300
+PARTS = ("orchestrator", "prefectServer", "worker", "postgresql", "source")
+
+
+def small() -> dict[str, Any]:
+    """Requests so low that three releases fit beside the session's on two cores; the limits are the defaults."""
+    asked = {part: {"resources": {"requests": {"cpu": "10m", "memory": "64Mi"}}} for part in PARTS}
+    return {**asked, "flowRuns": {"resources": {"requests": {"cpu": "50m", "memory": "256Mi"}}}}
+
+
+@pytest.fixture(scope="module")
+def releases(release: Release, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Release]]:
+    """The same name twice in two namespaces, and another beside the first."""
+    values: Path = tmp_path_factory.mktemp("values") / "small.json"
+    values.write_text(json.dumps(small()))
+    placed = [("pipelines-a", "beside"), ("pipelines-b", "beside"), ("pipelines-a", "apart")]
+    made = [Release(cluster=release.cluster, namespace=space, name=name, root=ROOT) for name, space in placed]
+    try:
+        for one in made:
+            one.up(values)
+        yield made
+    finally:
+        everywhere = replace(release.kubectl, namespace="default")
+        for space in {one.namespace for one in made}:
+            everywhere("delete", "namespace", space, "--ignore-not-found", "--wait=false")
+
+
+def run(release: Release, day: str) -> str:
+    """A run of the release to its end; its id."""
+    with Platform.connect(release) as platform:
+        run_id = platform.start({"logical_date": day})
+        status = platform.finished(run_id, within=RUN_SECONDS)
+        assert (status["state"], status["state_name"]) == ("Completed", "Completed"), (release, status)
+    return run_id
+
+
+def loaded(release: Release) -> set[str]:
+    return {run_id for [run_id] in release.query("warehouse", "SELECT run_id FROM loads")}
+
+
+def test_each_runs_its_own_flows(releases: list[Release]) -> None:
+    """The same day in each: in each warehouse there is its own release's run, and no other."""
+    runs = [run(one, "2013-10-01") for one in releases]
+    assert [loaded(one) for one in releases] == [{run_id} for run_id in runs]
+    for one, run_id in zip(releases, runs, strict=True):
+        with Platform.connect(one) as platform:
+            listed = platform.api.get("/api/etl/runs").raise_for_status().json()["runs"]
+            assert [told["run_id"] for told in listed] == [run_id]
+
+
+def test_one_goes_and_the_others_stay(releases: list[Release]) -> None:
+    """Uninstalled, it takes nothing of its neighbour's and nothing of its namesake's with it."""
+    gone, *others = releases
+    before = [loaded(one) for one in others]
+    gone.uninstall()
+    assert [
+        pod["metadata"]["name"]
+        for pod in gone.kubectl.items("pods", "--selector", f"app.kubernetes.io/instance={gone.name}")
+        if pod["metadata"]["labels"]["app.kubernetes.io/component"] != "flow-run"
+    ] == []
+    assert gone.kubectl.get("secret", f"{gone.name}-postgresql")["metadata"]["name"] == f"{gone.name}-postgresql"
+    for one, runs in zip(others, before, strict=True):
+        assert loaded(one) == runs | {run(one, "2013-10-02")}
