@@ -138,9 +138,9 @@ def test_what_becomes_of_a_stopped_run_reaches_the_orchestrator(set_to: Manifest
     Pipeline.model_validate(one)
 
 
-def test_the_values_name_every_setting_of_a_pipeline_with_its_default() -> None:
-    """Who reads values.yaml reads what the service does."""
-    text = (CHART / "values.yaml").read_text()
+def test_the_schema_names_every_setting_of_a_pipeline_with_its_default() -> None:
+    """Who reads the reference reads what the service does."""
+    described = SCHEMA["properties"]["pipelines"]["items"]["properties"]
     for name, field in Pipeline.model_fields.items():
         if name not in {"name", "deployment"}:
             first, *rest = name.split("_")
@@ -151,7 +151,8 @@ def test_the_values_name_every_setting_of_a_pipeline_with_its_default() -> None:
                 if isinstance(field.default, float)
                 else field.default
             )
-            assert f"#   {first}{''.join(part.title() for part in rest)}: {default} " in text, name
+            said = described[f"{first}{''.join(part.title() for part in rest)}"]["description"]
+            assert f"Default {default}" in said, name
 
 
 def test_prefect_forgets_by_the_retention_that_is_set() -> None:

@@ -127,7 +127,7 @@ def test_nothing_is_a_cronjob_or_a_hook(objects: list[Manifest]) -> None:
     """The schedule is Prefect's; Jobs are plain, for tools that know no hooks. Only what `helm test` makes is one."""
     assert not [o for o in objects if o["kind"] == "CronJob"]
     for o in objects:
-        component = o["metadata"]["labels"]["app.kubernetes.io/component"]
+        component = o["metadata"].get("labels", {}).get("app.kubernetes.io/component")
         hook = o["metadata"].get("annotations", {}).get("helm.sh/hook")
         assert hook == ("test" if component == "test" else None), o["metadata"]["name"]
 
@@ -192,6 +192,7 @@ def test_the_network_policies_are_the_pictures_arrows() -> None:
 def test_the_broker_is_for_the_servers_processes() -> None:
     """With the background services apart and the chart's Valkey: two arrows to it, and the databases are elsewhere."""
     assert allowed(render(SCENARIOS["profile ha"])) == {
+        ("test", "orchestrator", 8080),
         ("orchestrator", "prefect-server", 4200),
         ("prefect-server", "valkey", 6379),
         ("prefect-services", "valkey", 6379),

@@ -28,7 +28,7 @@ def told(objects: list[Manifest]) -> Manifest:
 
 def test_the_pod_runs_the_script_in_the_orchestrators_image() -> None:
     """It is on the node already; the script is the chart's file; what it is told are the release's own names."""
-    objects = render(SCENARIOS["everything set"])
+    objects = render(SCENARIOS["kind"])
     spec = find(objects, "Pod", "pipelines-test")["spec"]
     [container] = spec["containers"]
     [orchestrator] = find(objects, "Deployment", "pipelines-orchestrator")["spec"]["template"]["spec"]["containers"]
