@@ -98,6 +98,8 @@ def test_the_registration_is_what_the_etl_image_reads(objects: list[Manifest]) -
     """The ConfigMap's document passes etl.registration, and its daily job is the one that the image declares itself."""
     declared = Registration.model_validate(registration(objects))
     assert declared.work_pool.type == "kubernetes"
+    # By this it knows its own deployments again: the namespace too, a release's name is not the cluster's.
+    assert declared.release == "data/pipelines"
     [deployment] = declared.deployments
     assert deployment == DAILY_JOB
 

@@ -72,7 +72,9 @@ def platform(release: Release) -> Iterator[Platform]:
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     """A failure on the cluster carries the evidence: pods, events, logs."""
     report = yield
-    if report.failed and call.when in {"setup", "call"} and "release" in getattr(item, "funcargs", {}):
-        release: Release = item.funcargs["release"]
-        report.sections.append(("cluster", release.diagnose()))
+    if report.failed and call.when in {"setup", "call"}:
+        used = getattr(item, "funcargs", {}).values()
+        every = [one for value in used for one in (value if isinstance(value, list) else [value])]
+        for release in {one.namespace: one for one in every if isinstance(one, Release)}.values():
+            report.sections.append((f"namespace {release.namespace}", release.diagnose()))
     return report
