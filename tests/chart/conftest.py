@@ -45,6 +45,11 @@ SCENARIOS: dict[str, Manifest] = {
             "egress": [{"to": [{"namespaceSelector": {}}], "ports": [{"port": 4318}]}],
         },
         "orchestrator": {"replicas": 3, "allowFrom": [{"podSelector": {"matchLabels": {"app": "web"}}}]},
+        "monitoring": {
+            "serviceMonitor": {"enabled": True},
+            "rules": {"enabled": True},
+            "dashboard": {"enabled": True},
+        },
     },
     "no network policies": {**SOURCE, "networkPolicy": {"enabled": False}},
 }
