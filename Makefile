@@ -78,8 +78,8 @@ test-api: environment ## thousands of requests generated from the OpenAPI docume
 	@$(PYTEST) tests/unit/orchestrator/test_generated.py
 
 .PHONY: test-chart
-test-chart: environment ## the chart, rendered by helm
-	@$(PYTEST) tests/chart
+test-chart: environment ## the chart, rendered by helm; its alerts, by promtool where that is installed
+	@$(PYTEST) tests/chart tests/alerts
 
 .PHONY: test-integration
 test-integration: environment ## the whole platform on a kind cluster (ARGS=--keep-cluster keeps it)

@@ -93,6 +93,11 @@ SCENARIOS: dict[str, Manifest] = {
             "egress": [{"to": [{"namespaceSelector": {}}], "ports": [{"port": 4318}]}],
         },
         "orchestrator": {"replicas": 3, "allowFrom": [{"podSelector": {"matchLabels": {"app": "web"}}}]},
+        "monitoring": {
+            "serviceMonitor": {"enabled": True},
+            "rules": {"enabled": True},
+            "dashboard": {"enabled": True},
+        },
     },
     "profile dev": profile("dev", {}),
     "profile small": profile("small", SOURCE),

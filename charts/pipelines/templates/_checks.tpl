@@ -112,4 +112,27 @@
 {{- fail (printf "pipelines[].flow: %s does not match the entrypoint %s. Name the flow as its function is named." $pipeline.flow $pipeline.entrypoint) -}}
 {{- end -}}
 {{- end -}}
+{{- with $v.monitoring.serviceMonitor -}}
+{{- if and .enabled $v.networkPolicy.enabled (not $v.orchestrator.allowFrom) -}}
+{{- fail "monitoring.serviceMonitor.enabled: the NetworkPolicy keeps every scraper from the orchestrator. Let yours in by orchestrator.allowFrom, such as [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}}], or set networkPolicy.enabled=false." -}}
+{{- end -}}
+{{- if and .enabled (not $v.orchestrator.auth.metricsOpen) (not .credentials.existingSecret) -}}
+{{- fail "monitoring.serviceMonitor.credentials.existingSecret: orchestrator.auth.metricsOpen is false, and the scraper has no credential. Name a Secret with a bearer token, or set orchestrator.auth.metricsOpen=true." -}}
+{{- end -}}
+{{- if and .credentials.existingSecret $v.orchestrator.auth.metricsOpen -}}
+{{- fail "monitoring.serviceMonitor.credentials.existingSecret: a credential is named, and orchestrator.auth.metricsOpen is true, so that none is asked for. Set orchestrator.auth.metricsOpen=false, or leave it empty." -}}
+{{- end -}}
+{{- end -}}
+{{- range $alert := $v.monitoring.rules.exclude -}}
+{{- if not ($.Files.Get (printf "alerts/%s.yaml" $alert)) -}}
+{{- fail (printf "monitoring.rules.exclude: there is no alert %s. The folder alerts/ of the chart has a file for each." $alert) -}}
+{{- end -}}
+{{- end -}}
+{{- range $name, $hours := $v.monitoring.rules.hoursWithoutSuccess -}}
+{{- $scheduled := false -}}
+{{- range $v.pipelines -}}{{- if and (eq .name $name) .schedules -}}{{- $scheduled = true -}}{{- end -}}{{- end -}}
+{{- if not $scheduled -}}
+{{- fail (printf "monitoring.rules.hoursWithoutSuccess: no pipeline %s with a schedule is in pipelines, and others are not expected to complete. Name one of those, or remove it." $name) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}

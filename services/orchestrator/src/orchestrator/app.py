@@ -82,7 +82,7 @@ def create_app(
         url = settings.database_url.get_secret_value()
         pipelines = {one.name: one for one in settings.pipelines}
         deployments = {one.name: one.deployment for one in settings.pipelines}
-        metrics = Metrics()
+        metrics = Metrics(pipelines)
         handed_over = asyncio.Event()
         commands = Commands(namespace=settings.kubernetes_namespace, prefect_api=settings.prefect_api_url)
         db = open_ledger(url)

@@ -4,6 +4,8 @@ Counters and histograms grow in whichever replica wrote the thing down, so their
 Gauges are read from the ledger when asked, the same by every replica: one of them is the whole.
 """
 
+from collections.abc import Iterable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -22,7 +24,8 @@ BREAKER_STATES = ("closed", "half-open", "open")
 class Metrics:
     """One application's metrics, in a registry of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, pipelines: Iterable[str]) -> None:
+        """The counters of these pipelines' runs begin at 0: one that came with its first run would seem not to grow."""
         registry = self._registry = CollectorRegistry()
         self._states = Counter(
             "orchestrator_run_states", "Runs that came into a state.", ["pipeline", "state"], registry=registry
@@ -87,6 +90,12 @@ class Metrics:
             ["pipeline"],
             registry=registry,
         )
+        self._looked = Gauge(
+            "orchestrator_prefect_seen_timestamp_seconds",
+            "When Prefect last told of a pipeline; absent until it first has.",
+            ["pipeline"],
+            registry=registry,
+        )
         self._breaker = Gauge(
             "orchestrator_prefect_breaker", "1 for the state the circuit is in.", ["state"], registry=registry
         )
@@ -105,6 +114,10 @@ class Metrics:
         self._database = Gauge(
             "orchestrator_database_up", "Whether the ledger answered this scrape.", registry=registry
         )
+        for pipeline in pipelines:
+            self._degraded.labels(pipeline)
+            for state in State:
+                self._states.labels(pipeline, state)
 
     def accepted(self, pipeline: str) -> None:
         """A run was accepted by the API."""
@@ -154,12 +167,15 @@ class Metrics:
             self._breaker.labels(state).set(state == breaker)
         for gauge in (self._unfinished, self._oldest, self._waiting, self._held, self._succeeded, self._source):
             gauge.clear()
+        self._looked.clear()
         self._database.set(counted is not None)
         if counted is not None:
             waiting, unfinished, oldest = counted
             for name in pipelines:
                 self._waiting.labels(name).set(waiting.get(name, 0))
                 self._oldest.labels(name).set(oldest.get(name, 0))
+                if name in remembered:
+                    self._looked.labels(name).set(remembered[name].seen_at.timestamp())
             for name, known in remembered.items():
                 if known.source_breaker is not None:
                     for state in BREAKER_STATES:
