@@ -85,12 +85,14 @@ class Hands:
         node = pod["spec"]["nodeName"]
         return subprocess.run(["docker", "exec", node, *command], capture_output=True, text=True, check=False)
 
-    def evict(self, pod: Pod) -> None:
-        """Ask for the pod's eviction, as a node drain does."""
+    def evict(self, pod: Pod) -> bool:
+        """Ask for the pod's eviction, as a node drain does; False where it is gone."""
         name = pod["metadata"]["name"]
         body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name}}
         path = f"/api/v1/namespaces/{self.kubectl.namespace}/pods/{name}/eviction"
-        self.kubectl("create", "--raw", path, "--filename", "-", stdin=json.dumps(body))
+        command = self.kubectl.command("create", "--raw", path, "--filename", "-")
+        done = subprocess.run(command, input=json.dumps(body), capture_output=True, text=True, check=False)
+        return done.returncode == 0
 
     def forget_connections(self, sources: Iterable[Pod], targets: Iterable[str]) -> None:
         """Make the node forget what goes on between pods and addresses.

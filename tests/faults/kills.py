@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from .fault import Fault, FaultMissed, Stage
 from .side import AWAY, now
 
 _ANSWERS_AGAIN_WITHIN = 120.0
+_STRIKES_WITHIN = 30.0
 
 # The advisory lock of whoever follows Prefect.
 _LEAD = 0x6F72_6368_0001
@@ -97,10 +99,7 @@ class KilledPods(Fault):
     share: float = 0.1
 
     def inject(self, stage: Stage) -> None:
-        for pod in chosen_pods(stage, self.share):
-            if stage.side.hands.kill(pod):
-                stage.victims.append(flow_run_of(pod))
-        _expect_victims(stage)
+        _strike(stage, self.share, stage.side.hands.kill)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,10 +109,7 @@ class EvictedPods(Fault):
     share: float = 0.1
 
     def inject(self, stage: Stage) -> None:
-        for pod in chosen_pods(stage, self.share):
-            stage.side.hands.evict(pod)
-            stage.victims.append(flow_run_of(pod))
-        _expect_victims(stage)
+        _strike(stage, self.share, stage.side.hands.evict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +151,15 @@ class TooLittleMemory(Fault):
     def restore(self, stage: Stage) -> None:
         if "job_variables" in stage.kept:
             stage.side.set_job_variables(stage.kept.pop("job_variables"))
+
+
+def _strike(stage: Stage, share: float, strike: Callable[[Pod], bool]) -> None:
+    """Strike running flow pods, and again until one was hit: they may end between being listed and being struck."""
+    patient_until = now() + _STRIKES_WITHIN
+    while not stage.victims and now() < patient_until:
+        stage.victims += [flow_run_of(pod) for pod in chosen_pods(stage, share) if strike(pod)]
+        pause(0.2)
+    _expect_victims(stage)
 
 
 def chosen_pods(stage: Stage, share: float) -> list[Pod]:
