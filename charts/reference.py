@@ -34,7 +34,10 @@ class Value:
 
 def values(text: str) -> list[Value]:
     """Every key that is described, in the order of the file, groups before what they hold."""
-    return list(_walk(yaml.compose(text), text.splitlines(), ()))
+    node = yaml.compose(text)
+    if not isinstance(node, yaml.MappingNode):
+        raise TypeError("values.yaml is no map")
+    return list(_walk(node, text.splitlines(), ()))
 
 
 def _walk(node: yaml.MappingNode, lines: list[str], at: tuple[str, ...]) -> Iterator[Value]:
@@ -57,7 +60,7 @@ def _written(node: yaml.Node) -> str:
 
 
 def _comment(lines: list[str], line: int, value: yaml.Node, *, group: bool) -> str:
-    said = []
+    said: list[str] = []
     for above in reversed(lines[:line]):
         if not above.lstrip().startswith("#"):
             break
