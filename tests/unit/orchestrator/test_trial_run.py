@@ -46,11 +46,11 @@ async def trial(url: str, **variables: str) -> Told:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         str(SCRIPT),
-        env=environment | {"TRIAL_URL": url, "TRIAL_PIPELINE": "etl", "TRIAL_SECONDS": "60"} | variables,
+        env=environment | {"TRIAL_URL": url, "TRIAL_PIPELINE": "etl", "TRIAL_SECONDS": "180"} | variables,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    async with asyncio.timeout(120):
+    async with asyncio.timeout(240):
         output, _ = await process.communicate()
     assert process.returncode is not None
     return Told(process.returncode, output.decode())
@@ -90,7 +90,8 @@ async def worked(url: str, prefect: Prefect, *states: tuple[str, str | None, str
     days: list[str] = []
 
     async def work() -> None:
-        async with httpx.AsyncClient(base_url=url, headers={"X-API-Key": READER}, trust_env=False) as client:
+        reader = {"X-API-Key": READER}
+        async with httpx.AsyncClient(base_url=url, headers=reader, timeout=60, trust_env=False) as client:
 
             async def handed_over() -> str | None:
                 listed = await client.get("/api/etl/runs", params={"state": "Scheduled"})
@@ -98,7 +99,7 @@ async def worked(url: str, prefect: Prefect, *states: tuple[str, str | None, str
                 days[:] = [run["logical_date"]] if run["flow_run_id"] else []
                 return run["flow_run_id"]  # type: ignore[no-any-return]
 
-            flow_run_id = await eventually(handed_over, within=60, what="the run is handed over")
+            flow_run_id = await eventually(handed_over, within=180, what="the run is handed over")
         for state, name, message in states:
             await prefect.move(flow_run_id, state, name, message)
 
