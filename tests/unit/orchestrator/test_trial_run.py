@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import secrets
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -23,7 +24,7 @@ __all__ = ["prefect"]  # a fixture of the whole path's tests, used here by name
 pytestmark = pytest.mark.processes
 
 SCRIPT = Path(__file__).parents[3] / "charts" / "pipelines" / "files" / "trial-run.py"
-KEY, READER = "k" * 32, "r" * 32
+KEY, READER = secrets.token_hex(32), secrets.token_hex(32)
 KEYS = {
     "keys": [
         {"name": "trial", "key": KEY, "may": {"etl": ["read", "start"]}},
@@ -167,7 +168,7 @@ async def test_a_key_opens_the_way(url: str, prefect: Prefect) -> None:
     missing = await trial(url, TRIAL_AUTH="apiKey")
     assert missing.code == 1
     assert "tests.apiKey.existingSecret" in missing.text
-    wrong = await trial(url, TRIAL_AUTH="apiKey", TRIAL_API_KEY="w" * 32)
+    wrong = await trial(url, TRIAL_AUTH="apiKey", TRIAL_API_KEY=secrets.token_hex(32))
     assert wrong.code == 1
     assert "POST /api/etl/start is refused: 401" in wrong.text
     poorer = await trial(url, TRIAL_AUTH="apiKey", TRIAL_API_KEY=READER)
