@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import secrets
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -23,7 +24,7 @@ __all__ = ["prefect"]  # a fixture of the whole path's tests, used here by name
 pytestmark = pytest.mark.processes
 
 SCRIPT = Path(__file__).parents[3] / "charts" / "pipelines" / "files" / "trial-run.py"
-KEY, READER = "k" * 32, "r" * 32
+KEY, READER = secrets.token_hex(32), secrets.token_hex(32)
 KEYS = {
     "keys": [
         {"name": "trial", "key": KEY, "may": {"etl": ["read", "start"]}},
@@ -46,11 +47,11 @@ async def trial(url: str, **variables: str) -> Told:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         str(SCRIPT),
-        env=environment | {"TRIAL_URL": url, "TRIAL_PIPELINE": "etl", "TRIAL_SECONDS": "60"} | variables,
+        env=environment | {"TRIAL_URL": url, "TRIAL_PIPELINE": "etl", "TRIAL_SECONDS": "180"} | variables,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    async with asyncio.timeout(120):
+    async with asyncio.timeout(240):
         output, _ = await process.communicate()
     assert process.returncode is not None
     return Told(process.returncode, output.decode())
@@ -90,7 +91,8 @@ async def worked(url: str, prefect: Prefect, *states: tuple[str, str | None, str
     days: list[str] = []
 
     async def work() -> None:
-        async with httpx.AsyncClient(base_url=url, headers={"X-API-Key": READER}, trust_env=False) as client:
+        reader = {"X-API-Key": READER}
+        async with httpx.AsyncClient(base_url=url, headers=reader, timeout=60, trust_env=False) as client:
 
             async def handed_over() -> str | None:
                 listed = await client.get("/api/etl/runs", params={"state": "Scheduled"})
@@ -98,7 +100,7 @@ async def worked(url: str, prefect: Prefect, *states: tuple[str, str | None, str
                 days[:] = [run["logical_date"]] if run["flow_run_id"] else []
                 return run["flow_run_id"]  # type: ignore[no-any-return]
 
-            flow_run_id = await eventually(handed_over, within=60, what="the run is handed over")
+            flow_run_id = await eventually(handed_over, within=180, what="the run is handed over")
         for state, name, message in states:
             await prefect.move(flow_run_id, state, name, message)
 
@@ -166,7 +168,7 @@ async def test_a_key_opens_the_way(url: str, prefect: Prefect) -> None:
     missing = await trial(url, TRIAL_AUTH="apiKey")
     assert missing.code == 1
     assert "tests.apiKey.existingSecret" in missing.text
-    wrong = await trial(url, TRIAL_AUTH="apiKey", TRIAL_API_KEY="w" * 32)
+    wrong = await trial(url, TRIAL_AUTH="apiKey", TRIAL_API_KEY=secrets.token_hex(32))
     assert wrong.code == 1
     assert "POST /api/etl/start is refused: 401" in wrong.text
     poorer = await trial(url, TRIAL_AUTH="apiKey", TRIAL_API_KEY=READER)
