@@ -81,14 +81,26 @@ test-api: environment ## thousands of requests generated from the OpenAPI docume
 test-chart: environment ## the chart, rendered by helm; its alerts, by promtool where that is installed
 	@$(PYTEST) tests/chart tests/alerts
 
+.PHONY: check-chart
+check-chart: environment ## kube-score and checkov on the rendered chart: nothing but what tests/chart/waivers.yaml explains
+	@UV=$(UV) $(VENV)/python -m tests.chart check
+
+# A checkout of github.com/PrefectHQ/prefect-helm with its dependencies under charts/*/charts
+PREFECT_HELM ?=
+
+.PHONY: checks-report
+checks-report: environment ## write docs/checks.md, prefect-helm's findings beside ours: make checks-report PREFECT_HELM=/path
+	@[ -n "$(PREFECT_HELM)" ] || { echo "name a checkout: make checks-report PREFECT_HELM=/path/to/prefect-helm" >&2; exit 2; }
+	@UV=$(UV) $(VENV)/python -m tests.chart report "$(PREFECT_HELM)"
+
 .PHONY: test-integration
 test-integration: environment ## the whole platform on a kind cluster (ARGS=--keep-cluster keeps it)
 	@$(PYTEST) $(addprefix tests/integration/,test_control.py test_loop.py test_tilt.py) $(ARGS)
 
 # Apart from `make test`: they wait for minutes, and a machine that is busy otherwise makes them late.
 .PHONY: test-stops
-test-stops: environment ## on the same cluster: what holds or stops runs, one by one; who may call; a few faults
-	@$(PYTEST) $(addprefix tests/integration/,test_reasons.py test_recovery.py test_doors.py test_faults.py) $(ARGS)
+test-stops: environment ## on the same cluster: what holds or stops runs, one by one; who may call; a few faults; no egress
+	@$(PYTEST) $(addprefix tests/integration/,test_reasons.py test_recovery.py test_doors.py test_faults.py test_air_gap.py) $(ARGS)
 
 .PHONY: test-upgrades
 test-upgrades: environment ## on the same cluster: upgrade and rollback with runs in flight, releases side by side, helm test
@@ -140,6 +152,14 @@ images: ## build the four images and print their sizes
 .PHONY: push
 push: ## push the images: make push REGISTRY=registry.example.com/team
 	@images/push "$(REGISTRY)"
+
+.PHONY: mirror
+mirror: ## push every image of an installation, PostgreSQL's too: make mirror REGISTRY=registry.example.com/team
+	@images/mirror "$(REGISTRY)"
+
+.PHONY: sbom
+sbom: environment ## what Python packages each image holds, as CycloneDX, under .local/sbom
+	@UV=$(UV) $(VENV)/python images/sbom $(STATE)/sbom
 
 .PHONY: up
 up: ## cluster, images and chart on kind; ends with the commands that start a run

@@ -1,27 +1,18 @@
 """The Job of a flow run as Prefect's own worker makes it from the registered template: still restricted, still ours."""
 
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import pytest
 from orchestrator import marks
-from prefect.client.orchestration import PrefectClient
-from prefect.client.schemas.objects import FlowRun
-from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration
 
 from .conftest import SCENARIOS, Manifest, registration, render
+from .installed import flow_job
 
 
 async def job(objects: list[Manifest], **job_variables: Any) -> Manifest:
     """The manifest that the worker posts for a run with these job variables."""
-    configuration = await KubernetesWorkerJobConfiguration.from_template_and_values(
-        base_job_template=registration(objects)["workPool"]["baseJobTemplate"],
-        values=job_variables,
-        client=PrefectClient("http://unused.invalid/api"),
-    )
-    configuration.prepare_for_flow_run(FlowRun(flow_id=uuid4(), name="brave-otter"))
-    manifest: Manifest = configuration.job_manifest
-    return manifest
+    return await flow_job(registration(objects)["workPool"]["baseJobTemplate"], **job_variables)
 
 
 def environment(manifest: Manifest) -> dict[str, Any]:
