@@ -14,6 +14,8 @@ from .conftest import CHART, ROOT, SCENARIOS, Manifest, containers, pods, regist
 PARTS = yaml.safe_load((ROOT / "images" / "parts.yaml").read_text())
 VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
 OURS = ("prefect", "etl", "orchestrator", "source")
+# What the chart takes as others made it.
+THEIRS = ["postgres:17", "valkey/valkey:8"]
 
 # Keeps what it is asked, has the images named in LOCAL alone, and answers as docker does.
 DOCKER = """#!/usr/bin/env bash
@@ -114,7 +116,7 @@ def test_the_list_is_what_a_full_installation_uses(mirror: Mirror, checkout: dic
     """Each image that is rendered with every part on and this checkout's tags, by where it comes from and goes to."""
     tags = {"images": {part: {"tag": image.rpartition(":")[2]} for part, image in checkout.items()}}
     images = used(render({**PARTS, **tags}))
-    assert images == {*checkout.values(), "postgres:17"}
+    assert images == {*checkout.values(), *THEIRS}
     done = mirror.run("--list", "registry.example.com/team")
     assert done.returncode == 0, done.stderr
     assert set(done.stdout.splitlines()) == {f"{image} → registry.example.com/team/{image}" for image in images}
@@ -125,8 +127,8 @@ def test_every_image_is_pulled_tagged_and_pushed(mirror: Mirror, checkout: dict[
     """What is on this machine is not pulled; the digests and the command that installs from there are printed."""
     done = mirror.run("registry.example.com/team/", LOCAL="\n".join(checkout.values()))
     assert done.returncode == 0, done.stderr
-    images = {*checkout.values(), "postgres:17"}
-    assert mirror.asked("pull") == ["postgres:17"]
+    images = {*checkout.values(), *THEIRS}
+    assert mirror.asked("pull") == THEIRS
     assert set(mirror.asked("tag")) == {f"{image} registry.example.com/team/{image}" for image in images}
     assert set(mirror.asked("push")) == {f"registry.example.com/team/{image}" for image in images}
     *pushed, install = done.stdout.splitlines()
@@ -156,7 +158,7 @@ def test_a_file_carries_them_to_a_site_of_its_own(mirror: Mirror, checkout: dict
     assert done.returncode == 0, done.stderr
     [saved] = mirror.asked("save")
     assert saved.split()[:2] == ["--output", str(tmp_path / "images.tar")]
-    assert set(saved.split()[2:]) == {*checkout.values(), "postgres:17"}
+    assert set(saved.split()[2:]) == {*checkout.values(), *THEIRS}
     assert mirror.asked("push") == []
 
     (tmp_path / "images.tar").touch()

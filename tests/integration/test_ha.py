@@ -168,7 +168,7 @@ def test_any_one_pod_goes_and_nothing_is_lost(ha: Release) -> None:
     own = kubectl.items("deployments", f"--field-selector=metadata.name={ha.name}-orchestrator")[0]
     image = own["spec"]["template"]["spec"]["containers"][0]["image"]
     arguments = ["python", "-c", CALLER, url, str(RUNS), str(CALLS_SECONDS)]
-    caller = restricted("caller", image, 1000, arguments)
+    caller = restricted("caller", image, 10001, arguments)
     caller["spec"]["restartPolicy"] = "Never"
     kubectl("apply", "-f", "-", stdin=json.dumps(caller))
     eventually(lambda: kubectl("logs", "caller"), within=60, what="the first run is asked for")

@@ -134,7 +134,7 @@ def pod(name: str, image: str, labels: dict[str, str]) -> dict[str, Any]:
             "terminationGracePeriodSeconds": 0,
             "securityContext": {
                 "runAsNonRoot": True,
-                "runAsUser": 1000,
+                "runAsUser": 10001,
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
             "containers": [

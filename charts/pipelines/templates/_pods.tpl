@@ -1,6 +1,6 @@
 {{/* What every pod of the chart has in common: PodSecurity `restricted`, no service links, no token unless asked for, the values' doors. */}}
 
-{{/* include "pipelines.podSecurity" 1000 : the pod's security context for a uid */}}
+{{/* include "pipelines.podSecurity" 10001 : the pod's security context for a uid */}}
 {{- define "pipelines.podSecurity" -}}
 runAsNonRoot: true
 runAsUser: {{ . }}
@@ -18,7 +18,7 @@ capabilities:
   drop: [ALL]
 {{- end -}}
 
-{{/* The start of a pod's spec: include "pipelines.podSpec" (list $ "orchestrator" 1000) */}}
+{{/* The start of a pod's spec: include "pipelines.podSpec" (list $ "orchestrator" 10001) */}}
 {{- define "pipelines.podSpec" -}}
 {{- $root := index . 0 -}}
 serviceAccountName: {{ include "pipelines.name" (list $root (index . 1)) }}
@@ -113,7 +113,7 @@ The template is YAML with metadata and spec. The labels that select the pod stay
   value: "1"
 {{- end -}}
 
-{{/* Waits for the chart's own PostgreSQL, so that nothing restarts on the way up. The role is named because libpq cannot ask for uid 1000's. */}}
+{{/* Waits for the chart's own PostgreSQL, so that nothing restarts on the way up. The role is named because libpq cannot ask for uid 10001's. */}}
 {{- define "pipelines.waitForPostgresql" -}}
 {{- if .Values.postgresql.enabled -}}
 - name: wait-for-postgresql

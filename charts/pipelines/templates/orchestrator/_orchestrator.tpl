@@ -81,7 +81,7 @@ metadata:
   labels:
     {{- include "pipelines.selectorLabels" (list . "orchestrator-migration") | nindent 4 }}
 spec:
-  {{- include "pipelines.podSpec" (list . "orchestrator" 1000) | nindent 2 }}
+  {{- include "pipelines.podSpec" (list . "orchestrator" 10001) | nindent 2 }}
   restartPolicy: Never
   {{- with include "pipelines.waitForPostgresql" . }}
   initContainers:

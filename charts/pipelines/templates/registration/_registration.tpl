@@ -27,7 +27,7 @@ metadata:
   labels:
     {{- include "pipelines.selectorLabels" (list . "registration") | nindent 4 }}
 spec:
-  {{- include "pipelines.podSpec" (list . "registration" 1000) | nindent 2 }}
+  {{- include "pipelines.podSpec" (list . "registration" 10001) | nindent 2 }}
   restartPolicy: Never
   initContainers:
     {{- with include "pipelines.waitForPostgresql" . }}
