@@ -4,9 +4,10 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+import yaml
 from orchestrator import marks
 
-from .conftest import SCENARIOS, Manifest, registration, render
+from .conftest import CHART, SCENARIOS, Manifest, pods, registration, render
 from .installed import flow_job
 
 
@@ -108,3 +109,37 @@ async def test_flow_pods_run_under_the_account_of_the_values(account: Manifest) 
     else:
         [ours] = made
         assert ours["metadata"]["annotations"] == account["annotations"]
+
+
+REPORTS = {
+    "name": "reports",
+    "flow": "monthly",
+    "deployment": "monthly",
+    "entrypoint": "reports.flow.monthly",
+    "workQueue": "reports",
+    "image": "registry.example.com/reports:7",
+    "resources": {"requests": {"cpu": 1, "memory": "2Gi"}, "limits": {"memory": "4Gi"}},
+}
+
+
+async def test_a_team_brings_its_own_image() -> None:
+    """Its flow is described by its own image before the registration, and its Jobs have the image and the resources."""
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    objects = render({**SCENARIOS["kind"], "pipelines": [*values["pipelines"], REPORTS]})
+    etl, reports = registration(objects)["deployments"]
+    assert "describedIn" not in etl
+    assert etl["jobVariables"] == {}
+    [pod] = [pod for name, pod in pods(objects).items() if name.startswith("Job/pipelines-register-")]
+    [describe] = [one for one in pod["spec"]["initContainers"] if one["name"].startswith("describe-")]
+    assert describe["image"] == REPORTS["image"]
+    assert describe["command"] == ["python", "-m", "etl.description", REPORTS["entrypoint"], reports["describedIn"]]
+    [register] = pod["spec"]["containers"]
+    folders = {mount["mountPath"] for one in (describe, register) for mount in one["volumeMounts"]}
+    assert reports["describedIn"].rpartition("/")[0] in folders
+    manifest = await job(objects, **reports["jobVariables"])
+    [container] = manifest["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == REPORTS["image"]
+    assert container["resources"] == {
+        "requests": {"cpu": "1", "memory": "2Gi"},
+        "limits": {"memory": "4Gi"},
+    }

@@ -1,8 +1,19 @@
 {{/* What etl.deploy registers: JSON made from the pipelines and the work pool. */}}
 {{- define "pipelines.registration" -}}
 {{- $deployments := list -}}
-{{- range .Values.pipelines -}}
+{{- range $pipeline := .Values.pipelines -}}
 {{- $deployment := dict "entrypoint" .entrypoint "name" .deployment "workQueue" .workQueue "description" .description "tags" (.tags | default list) "parameters" (.parameters | default dict) "concurrencyLimit" .concurrencyLimit "schedules" (.schedules | default list) -}}
+{{- $variables := dict -}}
+{{- with .image -}}
+{{- $_ := set $variables "image" . -}}
+{{- $_ := set $deployment "describedIn" (printf "/described/%s.json" $pipeline.name) -}}
+{{- end -}}
+{{- range $kind, $amounts := .resources | default dict -}}
+{{- range $resource, $amount := $amounts -}}
+{{- $_ := set $variables (printf "%s_%s" $resource (trimSuffix "s" $kind)) (toString $amount) -}}
+{{- end -}}
+{{- end -}}
+{{- $_ := set $deployment "jobVariables" $variables -}}
 {{- $deployments = append $deployments $deployment -}}
 {{- end -}}
 {{- $pool := dict "name" .Values.workPool.name "type" "kubernetes" "concurrencyLimit" .Values.workPool.concurrencyLimit "baseJobTemplate" (include "pipelines.baseJobTemplate" . | fromJson) -}}
@@ -43,6 +54,24 @@ spec:
       volumeMounts:
         - name: tmp
           mountPath: /tmp
+    {{- range $number, $pipeline := .Values.pipelines }}
+    {{- if $pipeline.image }}
+    # A flow is described by the image that holds it: nobody else can import it.
+    - name: describe-{{ $number }}
+      image: {{ $pipeline.image | quote }}
+      imagePullPolicy: {{ $root.Values.images.pullPolicy }}
+      command: [python, -m, etl.description, {{ $pipeline.entrypoint | quote }}, {{ printf "/described/%s.json" $pipeline.name }}]
+      env:
+        - name: PREFECT_HOME
+          value: /tmp/prefect
+      {{- include "pipelines.registrationContainer" $root | nindent 6 }}
+      volumeMounts:
+        - name: tmp
+          mountPath: /tmp
+        - name: described
+          mountPath: /described
+    {{- end }}
+    {{- end }}
   containers:
     - name: register
       image: {{ include "pipelines.image" (list . "etl") }}
@@ -57,7 +86,12 @@ spec:
         - name: registration
           mountPath: /etc/pipelines
           readOnly: true
+        - name: described
+          mountPath: /described
+          readOnly: true
   volumes:
+    - name: described
+      emptyDir: {}
     - name: tmp
       emptyDir: {}
     - name: registration

@@ -16,7 +16,6 @@ from typing import Any
 from uuid import UUID
 
 import httpx
-from prefect import Flow
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import (
     DeploymentScheduleCreate,
@@ -24,12 +23,11 @@ from prefect.client.schemas.actions import (
     WorkPoolCreate,
     WorkPoolUpdate,
 )
-from prefect.exceptions import MissingFlowError, ObjectAlreadyExists, ObjectNotFound
-from prefect.flows import load_flow_from_entrypoint
-from prefect.utilities.callables import parameter_schema
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from pydantic import ValidationError
 
 from etl import drift, heartbeats
+from etl.description import Description
 from etl.drift import Wanted
 from etl.errors import RegistrationRefused
 from etl.registration import Registration, Schedule, WorkPool
@@ -39,7 +37,7 @@ async def register(registration: Registration, *, client: PrefectClient) -> list
     """Make the server hold what is declared, and say in one line each what that took.
 
     Raises:
-        RegistrationRefused: an entrypoint is no flow of this image, or the pool exists with another type.
+        RegistrationRefused: an entrypoint is no flow of its image, or the pool exists with another type.
         httpx.HTTPError: the server cannot be reached or refuses a request.
     """
     wanted = _wanted(registration)
@@ -64,7 +62,7 @@ async def check(registration: Registration, *, client: PrefectClient) -> list[st
     """What a registration would change, and what it would keep, a line each; nothing is changed.
 
     Raises:
-        RegistrationRefused: an entrypoint is no flow of this image.
+        RegistrationRefused: an entrypoint is no flow of its image.
         httpx.HTTPError: the server cannot be reached or refuses a request.
     """
     return await drift.find(registration, _wanted(registration), client=client)
@@ -73,27 +71,22 @@ async def check(registration: Registration, *, client: PrefectClient) -> list[st
 def _wanted(registration: Registration) -> list[Wanted]:
     wanted = []
     for deployment in registration.deployments:
-        flow = _load_flow(deployment.entrypoint)
+        told = deployment.described_in
+        flow = Description.read(told, deployment.entrypoint) if told else Description.of(deployment.entrypoint)
         fields = {
             "version": flow.version,
             "description": deployment.description or flow.description,
             "tags": [*deployment.tags, *([registration.mark] if registration.mark else [])],
             "parameters": deployment.parameters,
-            "parameter_openapi_schema": parameter_schema(flow).model_dump_for_openapi(),
+            "parameter_openapi_schema": flow.parameters,
             "enforce_parameter_schema": True,
             "entrypoint": deployment.entrypoint,
             "work_pool_name": registration.work_pool.name,
             "work_queue_name": deployment.work_queue,
+            "job_variables": deployment.job_variables,
         }
         wanted.append(Wanted(declared=deployment, flow=flow, fields=fields))
     return wanted
-
-
-def _load_flow(entrypoint: str) -> Flow[..., Any]:
-    try:
-        return load_flow_from_entrypoint(entrypoint, use_placeholder_flow=False)
-    except (ImportError, MissingFlowError) as exc:
-        raise RegistrationRefused(f"{entrypoint} is no flow in this image: {exc}") from exc
 
 
 async def _register_pool(pool: WorkPool, *, client: PrefectClient) -> str:

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prefect import Flow
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
 from prefect.client.schemas.objects import DeploymentSchedule
@@ -16,6 +15,7 @@ from prefect.client.schemas.sorting import DeploymentSort
 from prefect.exceptions import ObjectNotFound
 
 from etl import heartbeats
+from etl.description import Description
 from etl.registration import Deployment, Registration, WorkPool
 
 _PAGE = 100
@@ -26,7 +26,7 @@ class Wanted:
     """A declared deployment, its flow, and the fields that Prefect is to hold for it."""
 
     declared: Deployment
-    flow: Flow[..., Any]
+    flow: Description
     fields: dict[str, Any]
 
     @property

@@ -1,5 +1,6 @@
 """What a registration file may say: one work pool and the deployments on it; unknown fields are refused."""
 
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from prefect.client.schemas.schedules import CronSchedule
@@ -44,7 +45,11 @@ class Schedule(_Declared):
 
 
 class Deployment(_Declared):
-    """A deployment of a flow that this image holds: `entrypoint` is the flow's dotted path."""
+    """A deployment of a flow: `entrypoint` is its dotted path.
+
+    `job_variables`: what its Jobs have in place of the work pool's defaults, such as another image.
+    `described_in`: where another image described the flow (etl.description); without it this image holds it.
+    """
 
     entrypoint: str
     name: str
@@ -54,6 +59,8 @@ class Deployment(_Declared):
     parameters: dict[str, Any] = Field(default_factory=dict)
     concurrency_limit: int | None = Field(default=None, ge=1)
     schedules: tuple[Schedule, ...] = ()
+    job_variables: dict[str, Any] = Field(default_factory=dict)
+    described_in: Path | None = None
 
     @field_validator("entrypoint")
     @classmethod
