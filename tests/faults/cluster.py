@@ -69,7 +69,10 @@ class Hands:
 
     def pods(self, selector: str) -> list[Pod]:
         """The pods that are there and not on their way out."""
-        return [pod for pod in self.kubectl.items("pods", "--selector", selector) if not _is_leaving(pod)]
+        # Asked of the server: after hours of runs a thousand have ended, and to read them takes longer than a run.
+        there = ("--field-selector", "status.phase!=Succeeded,status.phase!=Failed")
+        found = self.kubectl.items("pods", "--selector", selector, *there)
+        return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
     def kill(self, pod: Pod) -> bool:
         """SIGKILL the first process of a pod's container, from the node; False where it has none any more."""
@@ -147,10 +150,6 @@ def selector_of(workload: Mapping[str, Any]) -> str:
 def is_running(pod: Pod) -> bool:
     """Whether a pod's container runs now."""
     return any("running" in one["state"] for one in pod["status"].get("containerStatuses") or [])
-
-
-def _is_leaving(pod: Pod) -> bool:
-    return "deletionTimestamp" in pod["metadata"] or pod["status"].get("phase") in {"Succeeded", "Failed"}
 
 
 def pause(seconds: float) -> None:
