@@ -11,6 +11,7 @@ from ..chart.installed import flow_job
 from .platform import Kubectl
 
 NAMESPACE = "test-admission"
+PRIORITY = SCENARIOS["everything set"]["pods"]["priorityClassName"]
 # Kinds that another operator brings; this cluster knows none of them.
 FOREIGN = {"ServiceMonitor", "PrometheusRule", "HTTPRoute"}
 
@@ -22,7 +23,12 @@ def namespace(kubectl: Kubectl) -> Iterator[Kubectl]:
     everywhere("create", "namespace", NAMESPACE)
     everywhere("label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted")
     everywhere("label", "namespace", NAMESPACE, "pod-security.kubernetes.io/warn=restricted")
-    yield Kubectl(kubectl.context, NAMESPACE)
+    inside = Kubectl(kubectl.context, NAMESPACE)
+    # A bare pod is judged with its service account and its priority, which a dry run has not made.
+    inside("create", "serviceaccount", "pipelines-test")
+    everywhere("create", "priorityclass", PRIORITY, "--value=1")
+    yield inside
+    everywhere("delete", "priorityclass", PRIORITY)
     everywhere("delete", "namespace", NAMESPACE, "--wait=false")
 
 
