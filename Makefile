@@ -95,16 +95,16 @@ checks-report: environment ## write docs/checks.md, prefect-helm's findings besi
 
 .PHONY: test-integration
 test-integration: environment ## the whole platform on a kind cluster (ARGS=--keep-cluster keeps it)
-	@$(PYTEST) $(addprefix tests/integration/,test_control.py test_loop.py test_tilt.py) $(ARGS)
+	@$(PYTEST) $(addprefix tests/integration/,test_control.py test_locked_down.py test_admission.py test_loop.py test_tilt.py) $(ARGS)
 
 # Apart from `make test`: they wait for minutes, and a machine that is busy otherwise makes them late.
-.PHONY: test-stops
-test-stops: environment ## on the same cluster: what holds or stops runs, one by one; who may call; a few faults; no egress
-	@$(PYTEST) $(addprefix tests/integration/,test_reasons.py test_recovery.py test_doors.py test_faults.py test_air_gap.py) $(ARGS)
+.PHONY: test-cluster
+test-cluster: environment ## on the same cluster: what holds or stops runs, one by one; who may call; a few faults
+	@$(PYTEST) $(addprefix tests/integration/,test_reasons.py test_recovery.py test_doors.py test_faults.py) $(ARGS)
 
 .PHONY: test-upgrades
-test-upgrades: environment ## on the same cluster: upgrade and rollback with runs in flight, releases side by side, helm test
-	@$(PYTEST) $(addprefix tests/integration/,test_trial.py test_upgrade.py test_side_by_side.py) $(ARGS)
+test-upgrades: environment ## upgrade and rollback with runs in flight, releases side by side, helm test, ha, a changed credential, no egress
+	@$(PYTEST) $(addprefix tests/integration/,test_trial.py test_rotation.py test_upgrade.py test_side_by_side.py test_ha.py test_air_gap.py) $(ARGS)
 
 # make test-faults: which faults (all), which sides, how many runs each, which seed
 FAULTS ?=
