@@ -327,7 +327,7 @@ def frozen_server(release: Release) -> Iterator[None]:
     """
     node = ["docker", "exec", f"{release.cluster}-control-plane"]
     found = subprocess.run(
-        [*node, "pgrep", "--full", "prefect server start --host 0.0.0.0"], capture_output=True, text=True, check=True
+        [*node, "pgrep", "--full", "prefect server start --host=0.0.0.0"], capture_output=True, text=True, check=True
     )
     processes = found.stdout.split()
     subprocess.run([*node, "kill", "-STOP", *processes], check=True)
