@@ -99,8 +99,8 @@ def _waits(ours: Samples, stock: Samples) -> str:
     if not told:
         return ""
     return (
-        "The node holds few flow pods at once, so a backlog goes at the pace of the load. With no fault at all a run waited"
-        f" for its start, from its acceptance: {'; '.join(told)}.\n"
+        "The node holds few flow pods at once, so a backlog goes at the pace of the load. With no fault at all a run"
+        f" waited for its start, from its acceptance: {'; '.join(told)}.\n"
     )
 
 
