@@ -171,6 +171,8 @@ def test_any_one_pod_goes_and_nothing_is_lost(ha: Release) -> None:
     caller = restricted("caller", image, 10001, arguments)
     caller["spec"]["restartPolicy"] = "Never"
     kubectl("apply", "-f", "-", stdin=json.dumps(caller))
+    wait = kubectl.command("wait", "--for=condition=Ready", "pod/caller", "--timeout=60s")
+    subprocess.run(wait, check=True, capture_output=True)
     eventually(lambda: kubectl("logs", "caller"), within=60, what="the first run is asked for")
     for part in PARTS:
         kill(kubectl, ha, part)
