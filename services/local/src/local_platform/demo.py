@@ -16,6 +16,7 @@ from rich.table import Table
 from local_platform.errors import PartFailed
 from local_platform.stack import Stack
 
+_LOG_WITHIN_SECONDS = 5.0
 _FINISHED_WITHIN_SECONDS = 180.0
 _NOT_SHOWN = {"step", "run_id", "correlation_id", "checksum"}
 _FINAL = {"Completed", "Failed", "Crashed", "Cancelled"}
@@ -52,13 +53,14 @@ async def run_once(stack: Stack, *, on_state: Callable[[str], None]) -> dict[str
         while time.monotonic() < deadline:
             stack.processes.check()
             status: dict[str, Any] = (await client.get(f"/api/etl/status/{run_id}")).raise_for_status().json()
-            for step in await progress.new_steps(status["flow_run_id"]):
+            ended = status["state"] in _FINAL
+            for step in await progress.new_steps(status["flow_run_id"], patient=ended):
                 on_state(step)
             state = status["state_name"] or status["state"]
             if state != shown:
                 on_state(state)
                 shown = state
-            if status["state"] in _FINAL:
+            if ended:
                 break
             await asyncio.sleep(0.2)
         else:
@@ -124,10 +126,21 @@ class _Progress:
     def __init__(self, prefect: httpx.AsyncClient) -> None:
         self._prefect = prefect
         self._seen = 0
+        self._any = False
 
-    async def new_steps(self, flow_run_id: str | None) -> list[str]:
+    async def new_steps(self, flow_run_id: str | None, *, patient: bool = False) -> list[str]:
+        """The steps since; `patient`: wait a little for the first, since a short run's log comes after its end."""
         if flow_run_id is None:
             return []
+        deadline = time.monotonic() + _LOG_WITHIN_SECONDS
+        while True:
+            steps = await self._look(flow_run_id)
+            self._any = self._any or bool(steps)
+            if self._any or not patient or time.monotonic() > deadline:
+                return steps
+            await asyncio.sleep(0.2)
+
+    async def _look(self, flow_run_id: str) -> list[str]:
         logs = await self._prefect.post(
             "/logs/filter",
             json={
