@@ -4,28 +4,20 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from .conftest import ROOT
-from .platform import Platform, Release
+from .platform import Platform, Release, modest
 
 RUN_SECONDS = 300
-PARTS = ("orchestrator", "prefectServer", "worker", "postgresql", "source")
-
-
-def small() -> dict[str, Any]:
-    """Requests so low that three releases fit beside the session's on two cores; the limits are the defaults."""
-    asked = {part: {"resources": {"requests": {"cpu": "10m", "memory": "64Mi"}}} for part in PARTS}
-    return {**asked, "flowRuns": {"resources": {"requests": {"cpu": "50m", "memory": "256Mi"}}}}
 
 
 @pytest.fixture(scope="module")
 def releases(release: Release, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Release]]:
     """The same name twice in two namespaces, and another beside the first."""
-    values: Path = tmp_path_factory.mktemp("values") / "small.json"
-    values.write_text(json.dumps(small()))
+    values: Path = tmp_path_factory.mktemp("values") / "modest.json"
+    values.write_text(json.dumps(modest()))
     placed = [("pipelines-a", "beside"), ("pipelines-b", "beside"), ("pipelines-a", "apart")]
     made = [Release(cluster=release.cluster, namespace=space, name=name, root=ROOT) for name, space in placed]
     try:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from .conftest import ROOT
-from .platform import Kubectl, Platform, Release, eventually
+from .platform import Kubectl, Platform, Release, eventually, modest
 
 RUN_SECONDS = 300
 # Longer than an upgrade begins to replace pods; shorter than a statement of the load may wait for its lock.
@@ -46,8 +46,10 @@ def versions(release: Release, tmp_path_factory: pytest.TempPathFactory) -> Iter
     """The previous version, with its own images and values, in a namespace of its own on the test's cluster."""
     done = subprocess.run([ROOT / "charts" / "previous"], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    values = tmp_path_factory.mktemp("values") / "short.json"
-    values.write_text(json.dumps({"flowRuns": {"finishedJobTtlSeconds": TTL_SECONDS}}))
+    values = tmp_path_factory.mktemp("values") / "modest.json"
+    asked = modest()
+    asked["flowRuns"]["finishedJobTtlSeconds"] = TTL_SECONDS
+    values.write_text(json.dumps(asked))
     new = Release(cluster=release.cluster, namespace="pipelines-upgrade", name="pipelines", root=ROOT)
     old = replace(new, root=Path(done.stdout.strip()))
     everywhere = replace(new.kubectl, namespace="default")
