@@ -53,6 +53,7 @@ def versions(release: Release, tmp_path_factory: pytest.TempPathFactory) -> Iter
     new = Release(cluster=release.cluster, namespace="pipelines-upgrade", name="pipelines", root=ROOT)
     old = replace(new, root=Path(done.stdout.strip()))
     everywhere = replace(new.kubectl, namespace="default")
+    everywhere("delete", "namespace", new.namespace, "--ignore-not-found")  # what an earlier session began to remove
     everywhere("create", "namespace", new.namespace)
     before = {"configmap/kube-root-ca.crt", "serviceaccount/default"}
     eventually(lambda: before <= objects(new.kubectl), within=30, what="the namespace has what Kubernetes puts there")
