@@ -99,12 +99,9 @@ test-integration: environment ## the whole platform on a kind cluster (ARGS=--ke
 
 # Apart from `make test`: they wait for minutes, and a machine that is busy otherwise makes them late.
 .PHONY: test-cluster
-test-cluster: environment ## on the same cluster: what holds or stops runs, who may call, a few faults, helm test, a changed credential
-	@$(PYTEST) $(addprefix tests/integration/,test_reasons.py test_recovery.py test_doors.py test_faults.py test_trial.py test_rotation.py) $(ARGS)
-
-.PHONY: test-upgrades
-test-upgrades: environment ## upgrade and rollback with runs in flight, releases side by side, the profile ha, no egress
-	@$(PYTEST) $(addprefix tests/integration/,test_upgrade.py test_side_by_side.py test_ha.py test_air_gap.py) $(ARGS)
+test-cluster: environment ## on the same cluster: what holds or stops runs, who may call, faults, credentials, upgrades, the profiles, no egress
+	@$(PYTEST) $(addprefix tests/integration/,test_reasons.py test_recovery.py test_doors.py test_faults.py test_trial.py \
+	  test_rotation.py test_upgrade.py test_side_by_side.py test_ha.py test_air_gap.py) $(ARGS)
 
 # make test-faults: which faults (all), which sides, how many runs each, which seed
 FAULTS ?=

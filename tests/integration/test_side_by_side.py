@@ -1,4 +1,6 @@
-"""Two releases in one namespace and one in another: each runs its own flows in its own databases, and goes alone."""
+"""Two releases in one namespace and one in another, by the profiles dev and small: each runs its own flows in its own
+databases, and goes alone.
+"""
 
 import json
 from collections.abc import Iterator
@@ -18,11 +20,11 @@ def releases(release: Release, tmp_path_factory: pytest.TempPathFactory) -> Iter
     """The same name twice in two namespaces, and another beside the first."""
     values: Path = tmp_path_factory.mktemp("values") / "modest.json"
     values.write_text(json.dumps(modest()))
-    placed = [("pipelines-a", "beside"), ("pipelines-b", "beside"), ("pipelines-a", "apart")]
-    made = [Release(cluster=release.cluster, namespace=space, name=name, root=ROOT) for name, space in placed]
+    placed = [("pipelines-a", "beside", "dev"), ("pipelines-b", "beside", "small"), ("pipelines-a", "apart", "small")]
+    made = [Release(cluster=release.cluster, namespace=space, name=name, root=ROOT) for name, space, _ in placed]
     try:
-        for one in made:
-            one.up(values)
+        for one, (_, _, profile) in zip(made, placed, strict=True):
+            one.up(ROOT / "charts" / "pipelines" / "profiles" / f"{profile}.yaml", values)
         yield made
     finally:
         everywhere = replace(release.kubectl, namespace="default")
