@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from .conftest import ROOT
-from .platform import Platform, Release, modest
+from .platform import Platform, Release, eventually, modest
 
 RUN_SECONDS = 300
 
@@ -60,11 +60,12 @@ def test_one_goes_and_the_others_stay(releases: list[Release]) -> None:
     gone, *others = releases
     before = [loaded(one) for one in others]
     gone.uninstall()
-    assert [
-        pod["metadata"]["name"]
-        for pod in gone.kubectl.items("pods", "--selector", f"app.kubernetes.io/instance={gone.name}")
-        if pod["metadata"]["labels"]["app.kubernetes.io/component"] != "flow-run"
-    ] == []
+
+    def parts() -> set[str]:
+        pods = gone.kubectl.items("pods", "--selector", f"app.kubernetes.io/instance={gone.name}")
+        return {pod["metadata"]["labels"]["app.kubernetes.io/component"] for pod in pods} - {"flow-run"}
+
+    eventually(lambda: not parts(), within=120, what=f"no part of {gone.name} is left")
     assert gone.kubectl.get("secret", f"{gone.name}-postgresql")["metadata"]["name"] == f"{gone.name}-postgresql"
     for one, runs in zip(others, before, strict=True):
         assert loaded(one) == runs | {run(one, "2013-10-02")}
