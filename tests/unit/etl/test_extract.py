@@ -38,7 +38,8 @@ async def test_a_day_is_read_with_the_date_its_records_carry() -> None:
 
     async with client(answer) as source:
         day = await fetch_day(source, "flights", DAY)
-    assert day.rows["a"].to_list() == [1, 2]
+    assert day.rows.height == 2
+    assert day.rows.read()["a"].to_list() == [1, 2]
     assert day.record_date == date(2013, 1, 15)
 
 

@@ -16,6 +16,7 @@ from etl.errors import ClaimLost
 from etl.extract import Day
 from etl.load import LoadedBy, find_load, keep_day, keep_rejects, load_day
 from etl.migrate import migrate
+from etl.spool import Spool
 from etl.transform import DayTables, transform
 
 from .conftest import JANUARY_15
@@ -43,10 +44,14 @@ def tables(january_15: pl.DataFrame, january_15_weather: pl.DataFrame) -> DayTab
         distance=pl.when(pl.col("index") == 0).then(-1).otherwise(pl.col("distance"))
     )
     return transform(
-        Day(rows=first_is_bad.drop("index"), record_date=JANUARY_15),
-        Day(rows=january_15_weather, record_date=JANUARY_15),
+        Day(rows=Spool.of(first_is_bad.drop("index")), record_date=JANUARY_15),
+        Day(rows=Spool.of(january_15_weather), record_date=JANUARY_15),
         logical_date=LOGICAL_DATE,
     )
+
+
+def first_three(tables: DayTables) -> Spool:
+    return Spool.of(tables.flights.read().head(3))
 
 
 async def fetch(url: str, query: str) -> list[Any]:
@@ -106,7 +111,7 @@ async def test_an_attempt_after_a_commit_that_nobody_heard_of_writes_nothing(war
     before = await contents(warehouse)
     rerun = await again(warehouse, first_attempt)
     found = find_load(warehouse, LOGICAL_DATE, loaded_by=rerun, statement_timeout_seconds=30)
-    changed = replace(tables, flights=tables.flights.head(3))
+    changed = replace(tables, flights=first_three(tables))
     assert load_day(warehouse, changed, loaded_by=rerun, statement_timeout_seconds=30) == found
     assert keep_day(warehouse, LOGICAL_DATE, loaded_by=rerun, reason="down", statement_timeout_seconds=30) == found
     assert found == replace(loaded, by_earlier_attempt=True)
@@ -146,12 +151,14 @@ async def test_a_run_that_kept_the_day_and_died_leaves_one_row(warehouse: str, t
 async def test_other_dates_are_untouched(warehouse: str, tables: DayTables) -> None:
     """A load replaces its own date only."""
     other = date(2026, 1, 16)
-    moved = DayTables(
+    there = pl.lit(other).alias("logical_date")
+    moved = replace(
+        tables,
         logical_date=other,
-        **{
-            name: getattr(tables, name).with_columns(logical_date=pl.lit(other))
-            for name in ("flights", "daily_carrier_delay", "daily_origin_delay", "rejects")
-        },
+        flights=Spool.of(tables.flights.read().with_columns(there)),
+        daily_carrier_delay=tables.daily_carrier_delay.with_columns(there),
+        daily_origin_delay=tables.daily_origin_delay.with_columns(there),
+        rejects=Spool.of(tables.rejects.read().with_columns(there)),
     )
     load_day(warehouse, moved, loaded_by=await somebody(warehouse, other), statement_timeout_seconds=30)
     load_day(warehouse, tables, loaded_by=await somebody(warehouse), statement_timeout_seconds=30)
@@ -164,13 +171,7 @@ async def test_a_load_that_fails_midway_changes_nothing(warehouse: str, tables: 
     load_day(warehouse, tables, loaded_by=await somebody(warehouse), statement_timeout_seconds=30)
     before = await contents(warehouse)
     carriers = tables.daily_carrier_delay
-    doubled = DayTables(
-        logical_date=tables.logical_date,
-        flights=tables.flights.head(3),
-        daily_carrier_delay=pl.concat([carriers, carriers]),
-        daily_origin_delay=tables.daily_origin_delay,
-        rejects=tables.rejects,
-    )
+    doubled = replace(tables, flights=first_three(tables), daily_carrier_delay=pl.concat([carriers, carriers]))
     with pytest.raises(adbc_driver_manager.Error, match="duplicate key"):
         load_day(warehouse, doubled, loaded_by=await somebody(warehouse), statement_timeout_seconds=30)
     assert await contents(warehouse) == before

@@ -7,10 +7,12 @@ from datetime import date
 
 import polars as pl
 import pytest
+from etl.checksum import checksum
 from etl.errors import BadData
 from etl.extract import Day
-from etl.load import Loaded, checksum
-from etl.report import markdown, worst_delays
+from etl.load import Loaded
+from etl.report import markdown
+from etl.spool import Spool
 from etl.transform import DayTables, require_mostly_good, transform
 
 from .conftest import JANUARY_15
@@ -21,8 +23,8 @@ LOGICAL_DATE = date(2026, 1, 15)
 @pytest.fixture(scope="module")
 def tables(january_15: pl.DataFrame, january_15_weather: pl.DataFrame) -> DayTables:
     return transform(
-        Day(rows=january_15, record_date=JANUARY_15),
-        Day(rows=january_15_weather, record_date=JANUARY_15),
+        Day(rows=Spool.of(january_15), record_date=JANUARY_15),
+        Day(rows=Spool.of(january_15_weather), record_date=JANUARY_15),
         logical_date=LOGICAL_DATE,
     )
 
@@ -58,19 +60,19 @@ def test_each_departure_has_its_hours_weather(tables: DayTables, january_15_weat
     """The weather joined is the one of the origin in the departure's hour, and the join adds no row."""
     weather = {(row["origin"], row["time_hour"]): row["temp"] for row in january_15_weather.iter_rows(named=True)}
     assert tables.flights.height == tables.received
-    for row in tables.flights.iter_rows(named=True):
+    for row in tables.flights.read().iter_rows(named=True):
         assert row["weather_temp"] == weather.get((row["origin"], row["time_hour"]))
 
 
 def test_a_flight_without_weather_stays(january_15: pl.DataFrame, january_15_weather: pl.DataFrame) -> None:
     """No weather is no reason to lose a flight."""
     without = transform(
-        Day(rows=january_15, record_date=JANUARY_15),
-        Day(rows=january_15_weather.clear(), record_date=JANUARY_15),
+        Day(rows=Spool.of(january_15), record_date=JANUARY_15),
+        Day(rows=Spool.of(january_15_weather.clear()), record_date=JANUARY_15),
         logical_date=LOGICAL_DATE,
     )
     assert without.flights.height == january_15.height
-    assert without.flights["weather_temp"].null_count() == january_15.height
+    assert without.flights.read()["weather_temp"].null_count() == january_15.height
 
 
 def test_two_weather_records_for_one_hour_are_refused(
@@ -80,8 +82,8 @@ def test_two_weather_records_for_one_hour_are_refused(
     doubled = pl.concat([january_15_weather, january_15_weather.head(1)])
     with pytest.raises(BadData, match="two weather records"):
         transform(
-            Day(rows=january_15, record_date=JANUARY_15),
-            Day(rows=doubled, record_date=JANUARY_15),
+            Day(rows=Spool.of(january_15), record_date=JANUARY_15),
+            Day(rows=Spool.of(doubled), record_date=JANUARY_15),
             logical_date=LOGICAL_DATE,
         )
 
@@ -97,8 +99,8 @@ def test_more_than_five_percent_bad_refuses_the_day(
         .with_columns(distance=pl.when(pl.col("index") < bad).then(-1).otherwise(pl.col("distance")))
     )
     tables = transform(
-        Day(rows=hundred.drop("index"), record_date=JANUARY_15),
-        Day(rows=january_15_weather, record_date=JANUARY_15),
+        Day(rows=Spool.of(hundred.drop("index")), record_date=JANUARY_15),
+        Day(rows=Spool.of(january_15_weather), record_date=JANUARY_15),
         logical_date=LOGICAL_DATE,
     )
     assert tables.rejects.height == bad
@@ -115,7 +117,7 @@ def test_the_report_shows_counts_and_worst_delays(tables: DayTables, flights_csv
         (int(r["dep_delay"]) for r in flights_csv if (r["month"], r["day"]) == ("1", "15") and r["dep_delay"] != "NA"),
         reverse=True,
     )
-    assert worst_delays(tables.flights)["dep_delay"].to_list() == delays[:5]
+    assert tables.worst_delays["dep_delay"].to_list() == delays[:5]
     text = markdown(tables, Loaded(rows=tables.flights.height, rejected=0, checksum=checksum(tables.flights)))
     assert "# Flights of 2026-01-15" in text
     assert f"{tables.flights.height} flights loaded" in text

@@ -1,14 +1,14 @@
-"""The one place that speaks the source's HTTP: one day of one dataset as a polars frame, or a named error."""
+"""The one place that speaks the source's HTTP: one day of one dataset as rows on disk, or a named error."""
 
-import io
+import asyncio
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from email.utils import parsedate_to_datetime
 
 import httpx
-import polars as pl
 
 from etl.errors import SourceRefused, SourceUnavailable
+from etl.spool import Spool
 from etl.telemetry import trace_headers
 
 ARROW_STREAM = "application/vnd.apache.arrow.stream"
@@ -24,8 +24,12 @@ _TRANSIENT_STATUS = frozenset({408, 425, 429})
 class Day:
     """One dataset's rows of a day. `record_date` is the day the rows themselves carry, as the source states it."""
 
-    rows: pl.DataFrame
+    rows: Spool
     record_date: date
+
+    def close(self) -> None:
+        """Give back the room on the disk; the rows cannot be read any more."""
+        self.rows.close()
 
 
 def open_client(base_url: str, *, timeout_seconds: float, correlation_id: str) -> httpx.AsyncClient:
@@ -50,26 +54,36 @@ async def fetch_day(client: httpx.AsyncClient, dataset: str, day: date) -> Day:
         SourceRefused: a status about the request itself (404, 422, …), or an answer in another format.
     """
     request = f"GET {client.base_url.join(dataset)}?date={day}"
+    rows = Spool()
     try:
-        response = await client.get(f"/{dataset}", params={"date": day.isoformat()}, headers=trace_headers())
+        async with client.stream(
+            "GET", f"/{dataset}", params={"date": day.isoformat()}, headers=trace_headers()
+        ) as response:
+            await _require_arrow(response, request)
+            async for data in response.aiter_bytes():
+                rows.write(data)
+        # A large day takes seconds to read through, and the other dataset is on its way meanwhile.
+        await asyncio.to_thread(rows.count)
+        record_date = date.fromisoformat(response.headers.get("x-record-date", day.isoformat()))
     except httpx.TransportError as exc:
         raise SourceUnavailable(f"{request}: {type(exc).__name__}: {exc or 'no answer'}") from exc
-    if response.status_code in _TRANSIENT_STATUS or response.status_code >= 500:
-        raise SourceUnavailable(
-            f"{request} answered {response.status_code}: {_detail(response)}",
-            retry_after=_retry_after(response.headers.get("retry-after", ""), now=datetime.now(UTC)),
-        )
+    except ValueError as exc:  # NotArrow is one
+        raise SourceUnavailable(f"{request} answered a body that is not an Arrow stream: {exc}") from exc
+    return Day(rows=rows, record_date=record_date)
+
+
+async def _require_arrow(response: httpx.Response, request: str) -> None:
+    """Raises what fetch_day raises, of an answer whose status or media type says that no rows will come."""
     if response.status_code != httpx.codes.OK:
-        raise SourceRefused(f"{request} answered {response.status_code}: {_detail(response)}")
+        await response.aread()
+        told = f"{request} answered {response.status_code}: {_detail(response)}"
+        if response.status_code in _TRANSIENT_STATUS or response.status_code >= 500:
+            wished = response.headers.get("retry-after", "")
+            raise SourceUnavailable(told, retry_after=_retry_after(wished, now=datetime.now(UTC)))
+        raise SourceRefused(told)
     media_type = response.headers.get("content-type", "").partition(";")[0].strip()
     if media_type != ARROW_STREAM:
         raise SourceRefused(f"{request} answered {media_type or 'no content type'}, not {ARROW_STREAM}")
-    try:
-        rows = pl.read_ipc_stream(io.BytesIO(response.content))
-        record_date = date.fromisoformat(response.headers.get("x-record-date", day.isoformat()))
-    except (pl.exceptions.PolarsError, OSError, ValueError) as exc:
-        raise SourceUnavailable(f"{request} answered a body that is not an Arrow stream: {exc}") from exc
-    return Day(rows=rows, record_date=record_date)
 
 
 def _retry_after(value: str, *, now: datetime) -> float | None:

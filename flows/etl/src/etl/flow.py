@@ -4,7 +4,7 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import asdict
 from datetime import date, timedelta
 from typing import Any
@@ -204,11 +204,13 @@ async def _load_from_source(run: RunIdentity, day: date, loading: LoadedBy, sett
     )
 
     started = time.monotonic()
-    tables = transform_day(flights, weather, logical_date=day)
+    with closing(flights), closing(weather):
+        tables = transform_day(flights, weather, logical_date=day)
     run.log("transform", good=tables.flights.height, rejected=tables.rejects.height, seconds=_since(started))
 
     started = time.monotonic()
-    loaded = load(tables, loaded_by=loading, settings=settings)
+    with closing(tables):
+        loaded = load(tables, loaded_by=loading, settings=settings)
     run.log("load", **asdict(loaded), seconds=_since(started))
 
     await acreate_markdown_artifact(

@@ -6,8 +6,7 @@ one. The two are told apart by counting: Prefect called the run Completed once f
 heard of, so a row of the run beyond that number is one that Prefect did not hear of.
 """
 
-import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import date
@@ -16,7 +15,9 @@ from uuid import UUID
 import adbc_driver_postgresql.dbapi as adbc
 import polars as pl
 
+from etl.checksum import Checksum
 from etl.claim import SUPERSEDED_BY, Claim, lost
+from etl.spool import ahead
 from etl.transform import DayTables
 
 # Every load of a date holds this advisory lock until it commits, so that two runs of one date never mix their rows.
@@ -62,11 +63,6 @@ class _Unheard:
     left: Loaded
 
 
-def checksum(flights: pl.DataFrame) -> str:
-    """SHA-256 over the rows as CSV in their sorted order: equal content gives an equal sum, whoever loads it."""
-    return hashlib.sha256(flights.write_csv().encode()).hexdigest()
-
-
 def find_load(
     warehouse_url: str, logical_date: date, *, loaded_by: LoadedBy, statement_timeout_seconds: float
 ) -> Loaded | None:
@@ -93,17 +89,18 @@ def load_day(warehouse_url: str, tables: DayTables, *, loaded_by: LoadedBy, stat
         ClaimLost: a later claim on the date or the run exists; nothing was written.
         adbc_driver_manager.Error: the warehouse refused or was lost; nothing of this load is visible.
     """
-    loaded = Loaded(rows=tables.flights.height, rejected=tables.rejects.height, checksum=checksum(tables.flights))
+    content = Checksum()
     with _transaction(warehouse_url, tables.logical_date, loaded_by.claim, statement_timeout_seconds) as cursor:
         unheard = _unheard(cursor, tables.logical_date, loaded_by)
         if unheard is not None:
             if unheard.outcome == LOADED:
                 return unheard.left
             cursor.execute("DELETE FROM loads WHERE id = $1", (unheard.id,))
-        _replace(cursor, "flights", tables.flights, tables.logical_date)
-        _replace(cursor, "daily_carrier_delay", tables.daily_carrier_delay, tables.logical_date)
-        _replace(cursor, "daily_origin_delay", tables.daily_origin_delay, tables.logical_date)
+        _replace(cursor, "flights", ahead(_summed(tables.flights, content)), tables.logical_date)
+        _replace(cursor, "daily_carrier_delay", [tables.daily_carrier_delay], tables.logical_date)
+        _replace(cursor, "daily_origin_delay", [tables.daily_origin_delay], tables.logical_date)
         _replace_rejects(cursor, tables, loaded_by)
+        loaded = Loaded(rows=content.rows, rejected=tables.rejects.height, checksum=content.hexdigest())
         _record(cursor, loaded, tables.logical_date, loaded_by, outcome=LOADED)
     return loaded
 
@@ -180,15 +177,23 @@ def _unheard(cursor: adbc.Cursor, logical_date: date, loaded_by: LoadedBy) -> _U
     return None
 
 
-def _replace(cursor: adbc.Cursor, table: str, rows: pl.DataFrame, logical_date: date) -> None:
+def _summed(batches: Iterable[pl.DataFrame], content: Checksum) -> Iterator[pl.DataFrame]:
+    """The batches as they are, each added to the checksum on its way."""
+    for batch in batches:
+        content.add(batch)
+        yield batch
+
+
+def _replace(cursor: adbc.Cursor, table: str, batches: Iterable[pl.DataFrame], logical_date: date) -> None:
     cursor.execute(f"DELETE FROM {table} WHERE logical_date = $1", (logical_date,))  # noqa: S608 - a name of ours
-    if not rows.is_empty():
-        cursor.adbc_ingest(table, rows, mode="append")
+    for batch in batches:
+        if not batch.is_empty():
+            cursor.adbc_ingest(table, batch, mode="append")
 
 
 def _replace_rejects(cursor: adbc.Cursor, tables: DayTables, loaded_by: LoadedBy) -> None:
-    rejects = tables.rejects.with_columns(run_id=pl.lit(str(loaded_by.run_id)))
-    _replace(cursor, "rejects", rejects, tables.logical_date)
+    run_id = pl.lit(str(loaded_by.run_id)).alias("run_id")
+    _replace(cursor, "rejects", (batch.with_columns(run_id) for batch in tables.rejects), tables.logical_date)
 
 
 def _record(

@@ -7,22 +7,10 @@ import polars as pl
 from etl.load import Loaded
 from etl.transform import DayTables
 
-_WORST = 5
-
-
-def worst_delays(flights: pl.DataFrame) -> pl.DataFrame:
-    """The five flights that left latest against their schedule, worst first; ties in the order of departure."""
-    return (
-        flights.drop_nulls("dep_delay")
-        .sort(["dep_delay", "time_hour", "carrier", "flight"], descending=[True, False, False, False])
-        .head(_WORST)
-    )
-
 
 def markdown(tables: DayTables, loaded: Loaded) -> str:
     """The whole report."""
-    flights = tables.flights
-    cancelled = flights["dep_time"].null_count()
+    cancelled = tables.daily_origin_delay["cancelled"].sum()
     counts = f"{loaded.rows} flights loaded, {cancelled} cancelled, {loaded.rejected} rejected."
     worst = [
         _row(
@@ -31,7 +19,7 @@ def markdown(tables: DayTables, loaded: Loaded) -> str:
             f"{f['sched_dep_time']:04d}",
             f["dep_delay"],
         )
-        for f in worst_delays(flights).iter_rows(named=True)
+        for f in tables.worst_delays.iter_rows(named=True)
     ]
     return "\n".join(
         [

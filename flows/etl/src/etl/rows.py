@@ -48,7 +48,7 @@ _REQUIRED = ("sched_dep_time", "carrier", "flight", "origin", "dest", "distance"
 
 @dataclass(frozen=True, kw_only=True)
 class SortedOut:
-    """A day's flights, divided: `good` rows with the columns above, and `rejects` with `reason` and `record` (JSON)."""
+    """Flights, divided: `good` rows with the columns above, and `rejects` with `reason` and `record` (JSON)."""
 
     good: pl.DataFrame
     rejects: pl.DataFrame
@@ -60,7 +60,7 @@ def _is_clock_time(column: str) -> pl.Expr:
     return value.is_between(0, 2400) & (value % 100 < 60)
 
 
-def _rules(record_date: date) -> list[tuple[str, pl.Expr]]:
+def _rules(record_date: date, repeats: pl.Expr) -> list[tuple[str, pl.Expr]]:
     """Each rule as (reason, true where a row breaks it), in the order in which a row's reason is chosen."""
     missing = [(f"{column} is missing", pl.col(column).is_null()) for column in _REQUIRED]
     return [
@@ -80,7 +80,7 @@ def _rules(record_date: date) -> list[tuple[str, pl.Expr]]:
         ("a delay without a departure", pl.col("dep_time").is_null() & pl.col("dep_delay").is_not_null()),
         ("a departure without a delay", pl.col("dep_time").is_not_null() & pl.col("dep_delay").is_null()),
         ("delay is out of range", ~pl.col("dep_delay").is_between(-24 * 60, 7 * 24 * 60)),
-        ("a second row for the same flight", ~pl.struct(FLIGHT_KEY).is_first_distinct()),
+        ("a second row for the same flight", repeats),
     ]
 
 
@@ -96,26 +96,31 @@ def conform(frame: pl.DataFrame, columns: dict[str, pl.DataType], *, what: str) 
     return frame.select(pl.col(column).cast(dtype, strict=False) for column, dtype in columns.items())
 
 
-def sort_out(raw: pl.DataFrame, *, record_date: date) -> SortedOut:
-    """Divide a day's raw flights into good rows and rejects; every row is in exactly one of the two.
+def sort_out(raw: pl.DataFrame, *, record_date: date, repeats: pl.Series | None = None) -> SortedOut:
+    """Divide raw flights into good rows and rejects; every row is in exactly one of the two.
 
     Args:
         raw: flights as the source delivered them.
         record_date: the day that the records themselves carry (month and day are compared).
+        repeats: for each row, whether one before it was of the same flight; where absent, only these rows are compared.
 
     Raises:
         BadData: the frame lacks a column.
     """
     flights = conform(raw, FLIGHT_COLUMNS, what="flights")
+    repeated = ~pl.struct(FLIGHT_KEY).is_first_distinct() if repeats is None else pl.lit(repeats)
     unreadable = [
-        pl.when(raw[column].is_not_null() & flights[column].is_null()).then(pl.lit(f"{column} is not {dtype}"))
+        (raw[column].is_not_null() & flights[column].is_null()).alias(f"{column} is not {dtype}")
         for column, dtype in FLIGHT_COLUMNS.items()
+        if raw[column].null_count() < flights[column].null_count()
     ]
-    broken = [pl.when(breaks.fill_null(value=False)).then(pl.lit(reason)) for reason, breaks in _rules(record_date)]
-    judged = flights.with_columns(reason=pl.coalesce(*unreadable, *broken))
-    is_good = judged["reason"].is_null()
-    records = raw.filter(~is_good).write_ndjson().splitlines()
+    rules = [breaks.fill_null(value=False).alias(reason) for reason, breaks in _rules(record_date, repeated)]
+    broken = flights.select(*unreadable, *rules)
+    is_bad = broken.select(pl.any_horizontal(pl.all())).to_series()
+    # Most rows break no rule: only of the others it is asked which one is the first that they break.
+    first = pl.coalesce(pl.when(pl.col(reason)).then(pl.lit(reason)) for reason in broken.columns)
+    records = raw.filter(is_bad).write_ndjson().splitlines()
     return SortedOut(
-        good=judged.filter(is_good).drop("reason"),
-        rejects=judged.filter(~is_good).select("reason", record=pl.Series(records, dtype=pl.String)),
+        good=flights.filter(~is_bad),
+        rejects=broken.filter(is_bad).select(first.alias("reason"), record=pl.Series(records, dtype=pl.String)),
     )

@@ -1,5 +1,10 @@
-"""What a day of raw records becomes: validated flights with their departure hour's weather, and the delay tables."""
+"""What a day of raw records becomes: validated flights with their departure hour's weather, and the delay tables.
 
+A batch at a time, so that memory does not grow with the day.
+"""
+
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import date
 
@@ -7,20 +12,26 @@ import polars as pl
 
 from etl.errors import BadData
 from etl.extract import Day
+from etl.repeats import Keys, Repeats
 from etl.rows import WEATHER_COLUMNS, conform, sort_out
-
-_SORT = ("time_hour", "carrier", "flight")
+from etl.spool import Spool, ahead
+from etl.summary import Summary
 
 
 @dataclass(frozen=True, kw_only=True)
 class DayTables:
-    """Everything a load writes for one logical date. Delays are in minutes, at departure."""
+    """Everything a load writes for one logical date, and what its report tells. Delays are in minutes, at departure.
+
+    `reasons`: how many rejects there are for each reason, the commonest first.
+    """
 
     logical_date: date
-    flights: pl.DataFrame
+    flights: Spool
     daily_carrier_delay: pl.DataFrame
     daily_origin_delay: pl.DataFrame
-    rejects: pl.DataFrame
+    rejects: Spool
+    reasons: pl.DataFrame
+    worst_delays: pl.DataFrame
 
     @property
     def received(self) -> int:
@@ -32,6 +43,11 @@ class DayTables:
         """The share of rows that broke a rule, 0 to 1."""
         return self.rejects.height / self.received if self.received else 0.0
 
+    def close(self) -> None:
+        """Give back the room on the disk; the rows cannot be read any more."""
+        self.flights.close()
+        self.rejects.close()
+
 
 def transform(flights: Day, weather: Day, *, logical_date: date) -> DayTables:
     """Validate a day's flights, join the weather at each departure's origin and hour, and sum up the delays.
@@ -39,29 +55,60 @@ def transform(flights: Day, weather: Day, *, logical_date: date) -> DayTables:
     Raises:
         BadData: the flights or the weather lack a column, or two weather rows claim one origin and hour.
     """
-    sorted_out = sort_out(flights.rows, record_date=flights.record_date)
-    weather_rows = conform(weather.rows, WEATHER_COLUMNS, what="weather records")
+    hours = conform(weather.rows.read(), WEATHER_COLUMNS, what="weather records").rename(
+        {name: f"weather_{name}" for name in WEATHER_COLUMNS if name not in {"origin", "time_hour"}}
+    )
+    with closing(Keys()) as keys:
+        tables = _judged(flights, hours, logical_date, repeats=Repeats(), seen=keys.add)
+        doubtful = keys.doubtful()
+    repeats = Repeats.among(flights.rows, doubtful)
+    if not len(repeats):
+        return tables
+    # Now that it is known which rows repeat a flight, once more: hardly any day has to come here.
+    tables.close()
+    return _judged(flights, hours, logical_date, repeats=repeats)
+
+
+def _judged(
+    flights: Day,
+    hours: pl.DataFrame,
+    logical_date: date,
+    *,
+    repeats: Repeats,
+    seen: Callable[[pl.DataFrame], None] = lambda _: None,
+) -> DayTables:
+    dated = pl.lit(logical_date).alias("logical_date")
+    good, rejects, summary = Spool(), Spool(), Summary()
+    reasons = list[pl.DataFrame]()
+    number = 0
+    for raw in ahead(flights.rows):
+        seen(raw)
+        batch = sort_out(raw, record_date=flights.record_date, repeats=repeats.within(number, raw.height))
+        number += raw.height
+        joined = _with_weather(batch.good, hours).select(dated, pl.all())
+        summary.add(joined)
+        good.append(joined)
+        rejects.append(batch.rejects.select(dated, pl.all()))
+        if not batch.rejects.is_empty() or not reasons:
+            reasons.append(batch.rejects["reason"].value_counts())
+    return DayTables(
+        logical_date=logical_date,
+        flights=good,
+        daily_carrier_delay=summary.delays(by="carrier", logical_date=logical_date),
+        daily_origin_delay=summary.delays(by="origin", logical_date=logical_date),
+        rejects=rejects,
+        reasons=pl.concat(reasons).group_by("reason").agg(pl.col("count").sum()).sort("count", descending=True),
+        worst_delays=summary.worst,
+    )
+
+
+def _with_weather(flights: pl.DataFrame, hours: pl.DataFrame) -> pl.DataFrame:
     try:
-        joined = sorted_out.good.join(
-            weather_rows.rename(
-                {name: f"weather_{name}" for name in WEATHER_COLUMNS if name not in {"origin", "time_hour"}}
-            ),
-            on=["origin", "time_hour"],
-            how="left",
-            validate="m:1",
-        )
+        return flights.join(hours, on=["origin", "time_hour"], how="left", validate="m:1")
     except pl.exceptions.ComputeError as exc:
         raise BadData(
             "the source delivered two weather records for one airport and hour: no departure can tell which is its own"
         ) from exc
-    dated = joined.sort(_SORT).select(pl.lit(logical_date).alias("logical_date"), pl.all())
-    return DayTables(
-        logical_date=logical_date,
-        flights=dated,
-        daily_carrier_delay=_delays(dated, by="carrier"),
-        daily_origin_delay=_delays(dated, by="origin"),
-        rejects=sorted_out.rejects.select(pl.lit(logical_date).alias("logical_date"), pl.all()),
-    )
 
 
 def require_mostly_good(tables: DayTables, *, max_rejected_ratio: float) -> None:
@@ -72,28 +119,9 @@ def require_mostly_good(tables: DayTables, *, max_rejected_ratio: float) -> None
     """
     if tables.rejected_ratio <= max_rejected_ratio:
         return
-    reasons = tables.rejects["reason"].value_counts(sort=True).head(3).rows()
     raise BadData(
         f"{tables.rejects.height} of {tables.received} flights of {tables.logical_date} are bad"
         f" ({tables.rejected_ratio:.1%}, limit {max_rejected_ratio:.1%}): "
-        + ", ".join(f"{reason} ({count})" for reason, count in reasons)
+        + ", ".join(f"{reason} ({count})" for reason, count in tables.reasons.head(3).rows())
         + "; the rows are in the warehouse's table rejects, what was loaded before is untouched"
-    )
-
-
-def _delays(flights: pl.DataFrame, *, by: str) -> pl.DataFrame:
-    """Flights, cancellations, mean and 95th-percentile departure delay by carrier or origin.
-
-    A flight that never left is cancelled and has no delay. The percentile interpolates linearly, as PostgreSQL's
-    percentile_cont does, so that both give the same figure.
-    """
-    return (
-        flights.group_by("logical_date", by)
-        .agg(
-            flights=pl.len().cast(pl.Int64),
-            cancelled=pl.col("dep_time").is_null().sum().cast(pl.Int64),
-            mean_delay=pl.col("dep_delay").mean(),
-            p95_delay=pl.col("dep_delay").quantile(0.95, interpolation="linear"),
-        )
-        .sort(by)
     )
