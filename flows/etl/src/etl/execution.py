@@ -9,7 +9,9 @@ The engine is Prefect's public `run_flow`. Three of its parts, which are private
 """
 
 import asyncio
+import gc
 import inspect
+import os
 import signal
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -75,6 +77,10 @@ class Execution:
             self._log.exception("The flow %s could not be loaded", self._entrypoint)
             cause = f"{type(exc).__name__}: {exc}"
             return self._crash(f"Flow run could not start: the flow {self._entrypoint} could not be loaded: {cause}")
+        finally:
+            # What was imported, with garbage collection off (see etl.start), stays.
+            gc.freeze()
+            gc.enable()
         watch = Watch(self._flow_run, flow_name=flow.name, api=self._attempt.api, on_cancelling=self._ending.cancel)
         fit(self._flow_run, self._ending, watch)
         crash: BaseException | None = None
@@ -182,6 +188,8 @@ def fit(flow_run: FlowRun, ending: Ending, watch: Watch) -> None:
         seconds = engine.heartbeat_seconds
         return watch.beating(seconds) if mine and seconds else send_heartbeats(engine, join_on_exit)
 
+    # Else the engine would write a cancellation's states itself, for which a blocked one is no help.
+    os.environ["PREFECT__ENABLE_CANCELLATION_AND_CRASHED_HOOKS"] = "false"
     vars(engine_utilities)["_prefect_sigterm_handler"] = ending.interrupt
     vars(flow_engine).update(observe_flow_run_suspension=observe_here, _send_heartbeats=beat_here)
 

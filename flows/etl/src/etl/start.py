@@ -52,9 +52,8 @@ def main() -> NoReturn:
     if not claiming.result():
         sys.exit(0)
     deployment = telling.result()
-    gc.freeze()
-    gc.enable()
     if not _is_in_the_image(deployment):
+        gc.enable()
         _become_prefects()
     from etl.execution import Execution  # noqa: PLC0415
 
