@@ -1,6 +1,11 @@
 """Every benchmark, in the order in which `make bench` runs them."""
 
 from .benchmark import Benchmark
+from .cluster.backfill import BACKFILL
+from .cluster.burst import BURST
+from .cluster.idle import IDLE
+from .cluster.install import INSTALL
+from .cluster.start import START
 from .load.benchmark import LOAD
 
-BENCHMARKS: dict[str, Benchmark] = {one.name: one for one in (LOAD,)}
+BENCHMARKS: dict[str, Benchmark] = {one.name: one for one in (LOAD, START, BURST, BACKFILL, IDLE, INSTALL)}

@@ -109,7 +109,7 @@ BACKFILL = Benchmark(
     rounds=1,
     notes=(
         "Stock Prefect runs the flow of tests/faults/stock, which fetches a day and copies four columns of it; ours"
-        " checks every row, joins the weather, sums up and keeps a checksum. Five runs at once here; there as many as the"
+        " checks every row, joins the weather, sums up and keeps a checksum. Five at once here; there as many as the"
         " node's CPU requests let, which are the same."
     ),
 )
