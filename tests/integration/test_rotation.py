@@ -40,7 +40,7 @@ def test_prefects_credential_is_changed_without_losing_a_run(release: Release, k
     """The old one is refused, the new one opens; runs on their way and one that comes after load their days, once."""
     old = kubectl.secret(f"{release.name}-prefect-auth", "auth-string")
     with Platform.connect(release) as platform:
-        before = [platform.start({"logical_date": f"2013-06-0{day}"}) for day in range(1, 4)]
+        before = [platform.start({"logical_date": f"2013-08-0{day}"}) for day in range(1, 4)]
         eventually(
             lambda: any(platform.status(run)["state"] == "Running" for run in before),
             within=120,
@@ -57,7 +57,7 @@ def test_prefects_credential_is_changed_without_losing_a_run(release: Release, k
         refused = httpx.post(f"{platform.prefect.base_url}flow_runs/count", json={}, auth=(user, password))
         assert refused.status_code == 401, refused.text
         assert platform.prefect.post("/flow_runs/count", json={}).status_code == 200
-        after = platform.start({"logical_date": "2013-06-04"})
+        after = platform.start({"logical_date": "2013-08-04"})
         for run in [*before, after]:
             assert platform.finished(run, within=RUN_SECONDS)["state"] == "Completed", run
     assert loads(release, [*before, after]) == dict.fromkeys([*before, after], "1")
@@ -99,7 +99,7 @@ def test_the_databases_passwords_are_changed_without_losing_a_run(release: Relea
     old = {role: kubectl.secret(secret, f"{role}-password") for role in roles}
     assert all(opens(release, role, password) for role, password in old.items())
     with Platform.connect(release) as platform:
-        runs = [platform.start({"logical_date": f"2013-06-1{day}"}) for day in range(3)]
+        runs = [platform.start({"logical_date": f"2013-08-1{day}"}) for day in range(3)]
     with concurrent.futures.ThreadPoolExecutor() as beside:
         changing = beside.submit(
             documented, "A change of the databases' passwords", kubectl, release, within=ROLLOUT_SECONDS + RUN_SECONDS
@@ -114,7 +114,7 @@ def test_the_databases_passwords_are_changed_without_losing_a_run(release: Relea
     for role in roles:
         assert (opens(release, role, old[role]), opens(release, role, new[role])) == (False, True), role
     with Platform.connect(release) as platform:
-        runs.append(platform.start({"logical_date": "2013-06-14"}))
+        runs.append(platform.start({"logical_date": "2013-08-14"}))
         for run in runs:
             assert platform.finished(run, within=RUN_SECONDS)["state"] == "Completed", run
     assert loads(release, runs) == dict.fromkeys(runs, "1")
