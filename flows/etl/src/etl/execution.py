@@ -33,6 +33,7 @@ from prefect.logging.loggers import flow_run_logger
 from prefect.states import Cancelling, Crashed, exception_to_crashed_state
 from prefect.utilities import engine as engine_utilities
 
+from etl import later
 from etl.attempt import Attempt, hand_back
 from etl.ending import Ending, Reason
 from etl.prefect_api import ApiRefused
@@ -71,6 +72,7 @@ class Execution:
         return status
 
     def _run(self) -> int:
+        later.know_blocks()
         try:
             flow = self._flow = _load(self._entrypoint)
         except BaseException as exc:  # noqa: BLE001 - a module may also call sys.exit
