@@ -43,6 +43,9 @@ from etl.watch import Watch
 _SHIP_SECONDS = 30.0
 _SHIP_LAST_SECONDS = 5.0
 
+# How long to try to learn the run's state when the process is to end.
+_READ_SECONDS = 10.0
+
 # How long to try to tell Prefect of an end that only this process knows.
 _REPORT_SECONDS = 60.0
 
@@ -67,7 +70,10 @@ class Execution:
 
         That is 0 whenever Prefect knows how the run ended, or that it goes on elsewhere, as with Prefect's own command.
         """
-        status = self._run()
+        try:
+            status = self._run()
+        except TerminationSignal:  # it came when the flow had just ended
+            status = self._finish(self._ending.over() or Reason.CRASH)
         ship(within_seconds=_SHIP_SECONDS)
         return status
 
@@ -122,7 +128,7 @@ class Execution:
     def _finish(self, reason: Reason) -> int:
         """Carry out an ending, in whichever thread; where the run is being cancelled, that goes before the rest."""
         try:
-            state_type = self._attempt.api.read_state(self._flow_run.id, within_seconds=_SHIP_LAST_SECONDS)["type"]
+            state_type = self._attempt.api.read_state(self._flow_run.id, within_seconds=_READ_SECONDS)["type"]
             if state_type == "CANCELLING":
                 self._cancelled()
             elif reason is Reason.RESCHEDULE:

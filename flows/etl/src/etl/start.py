@@ -114,9 +114,15 @@ def _become_prefects() -> NoReturn:
 
 
 def _work_in(workspace: Path) -> None:
-    """Work in a copy of the working directory, as with Prefect's command: in the image nobody may write there."""
+    """Work in a copy of the working directory, as with Prefect's command: in the image nobody may write there.
+
+    The whole file system, where the image names no directory, is not copied.
+    """
     origin = Path.cwd()
-    shutil.copytree(origin, workspace, symlinks=True, dirs_exist_ok=True)
+    if origin != origin.parent:
+        shutil.copytree(
+            origin, workspace, symlinks=True, dirs_exist_ok=True, ignore=shutil.ignore_patterns(workspace.name)
+        )
     os.chdir(workspace)
     sys.path[:] = [str(workspace) if entry in ("", str(origin)) else entry for entry in sys.path]
 
