@@ -1,6 +1,7 @@
 """What Prefect's command does with three processes for a flow run, done by the one process of `python -m etl.start`."""
 
 import asyncio
+import os
 import signal
 import sys
 import time
@@ -25,7 +26,7 @@ STOPPED_WITHIN_SECONDS = 10.0  # what etl.ending gives a flow to stop
 GRACE_SECONDS = 30.0  # what Kubernetes gives a pod
 PREFECT_GIVES_UP_SECONDS = 27.0  # how long the server may be away until Prefect's own observers stop
 NAMES = ("sleeping", "awaiting", "blocking", "ablocking", "exiting", "starving", "asking", "telling", "stepping",
-         "generating", "agenerating", "writing")  # fmt: skip
+         "generating", "agenerating", "writing", "forking")  # fmt: skip
 
 
 @dataclass(kw_only=True)
@@ -52,7 +53,8 @@ class Behaving:
 
     def execute(self, flow_run_id: str, **environment: str) -> Any:
         """Start a pod's process."""
-        own = {"PYTHONPATH": str(FLOWS), "MARKS": str(self.marks_of(flow_run_id)), "ETL_WAREHOUSE_URL": ""}
+        path = os.pathsep.join([str(FLOWS), os.environ.get("PYTHONPATH", "")])
+        own = {"PYTHONPATH": path, "MARKS": str(self.marks_of(flow_run_id)), "ETL_WAREHOUSE_URL": ""}
         return self.platform.execute(flow_run_id, cwd=self.work, **own | environment)
 
     def marks_of(self, flow_run_id: str) -> Path:
@@ -337,6 +339,14 @@ def test_a_generator_runs_to_its_end(behaving: Behaving, name: str) -> None:
     status, state, stderr = behaving.ended(flow_run_id, behaving.execute(flow_run_id))
     assert (status, state["name"]) == (0, "Completed"), stderr
     assert behaving.marks(flow_run_id) == ["generated"]
+
+
+def test_a_signal_to_a_flows_own_process_is_not_the_runs(behaving: Behaving) -> None:
+    """A pool of forked processes is ended by SIGTERM: the run goes on."""
+    flow_run_id = behaving.accept("forking")
+    status, state, stderr = behaving.ended(flow_run_id, behaving.execute(flow_run_id))
+    assert (status, state["name"]) == (0, "Completed"), stderr
+    assert behaving.marks(flow_run_id) == ["9", "ended"]
 
 
 def test_a_run_gives_signs_of_life_from_its_beginning_on(behaving: Behaving) -> None:

@@ -6,6 +6,7 @@ What happens in one is written down as a line of the file MARKS.
 import asyncio
 import ctypes
 import logging
+import multiprocessing
 import os
 import sys
 import time
@@ -155,6 +156,15 @@ def writing() -> None:
     mark(Path("given.txt").read_text())
     Path("written.txt").write_text("written")
     logging.getLogger(__name__).info("written")
+
+
+@flow(name="forking", persist_result=False)
+def forking() -> None:
+    """Work with processes of its own, each a fork of this one, and end them by SIGTERM, as leaving the block does."""
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        mark(str(sum(pool.map(abs, range(-3, 3)))))
+    time.sleep(2)
+    mark("ended")
 
 
 NO_FLOW = "no flow"

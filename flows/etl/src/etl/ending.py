@@ -61,6 +61,7 @@ class Ending:
         signal.set_wakeup_fd(self._notify, warn_on_full_buffer=False)
         if self._on_sigterm is not Reason.CRASH:
             signal.signal(signal.SIGTERM, self.interrupt)
+        os.register_at_fork(after_in_child=self._forget)
         threading.Thread(target=self._wait, name="ending", daemon=True).start()
 
     def begin(self, stop: Callable[[], BaseException]) -> None:
@@ -99,6 +100,12 @@ class Ending:
         self._reason = self._reason or self._on_sigterm
         self._tell_thread()
         raise self._stop()
+
+    def _forget(self) -> None:
+        """Without this, SIGTERM to a process that the flow forked would be written to the pipe, and end the run."""
+        signal.set_wakeup_fd(-1)
+        if signal.getsignal(signal.SIGTERM) == self.interrupt:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def _tell_thread(self) -> None:
         # Not by the signal alone: an event loop of the flow's own may have taken the pipe of signals for itself.

@@ -33,6 +33,7 @@ from prefect.logging.loggers import flow_run_logger
 from prefect.states import Cancelling, Crashed, exception_to_crashed_state
 from prefect.utilities import engine as engine_utilities
 
+from etl import later
 from etl.attempt import Attempt, hand_back
 from etl.ending import Ending, Reason
 from etl.prefect_api import ApiRefused
@@ -41,6 +42,9 @@ from etl.watch import Watch
 # How long what is queued for Prefect may take to be sent: after the flow's end, and while a pod's last seconds run.
 _SHIP_SECONDS = 30.0
 _SHIP_LAST_SECONDS = 5.0
+
+# How long to try to learn the run's state when the process is to end.
+_READ_SECONDS = 10.0
 
 # How long to try to tell Prefect of an end that only this process knows.
 _REPORT_SECONDS = 60.0
@@ -66,11 +70,15 @@ class Execution:
 
         That is 0 whenever Prefect knows how the run ended, or that it goes on elsewhere, as with Prefect's own command.
         """
-        status = self._run()
+        try:
+            status = self._run()
+        except TerminationSignal:  # it came when the flow had just ended
+            status = self._finish(self._ending.over() or Reason.CRASH)
         ship(within_seconds=_SHIP_SECONDS)
         return status
 
     def _run(self) -> int:
+        later.know_blocks()
         try:
             flow = self._flow = _load(self._entrypoint)
         except BaseException as exc:  # noqa: BLE001 - a module may also call sys.exit
@@ -120,7 +128,7 @@ class Execution:
     def _finish(self, reason: Reason) -> int:
         """Carry out an ending, in whichever thread; where the run is being cancelled, that goes before the rest."""
         try:
-            state_type = self._attempt.api.read_state(self._flow_run.id, within_seconds=_SHIP_LAST_SECONDS)["type"]
+            state_type = self._attempt.api.read_state(self._flow_run.id, within_seconds=_READ_SECONDS)["type"]
             if state_type == "CANCELLING":
                 self._cancelled()
             elif reason is Reason.RESCHEDULE:

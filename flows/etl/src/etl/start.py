@@ -26,8 +26,12 @@ from typing import Any, NoReturn, TypeVar
 
 from etl.ending import Ending, Reason
 
-# The shortest that Prefect takes; its own default is 180, which finds a dead run after minutes only.
-_HEARTBEAT_SECONDS = "30"
+_SETTINGS = {
+    # The shortest that Prefect takes; its own default is 180, which finds a dead run after minutes only.
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+    # Each of Prefect's clients would first ask for a token that the platform's server does not give.
+    "PREFECT_CLIENT_CSRF_SUPPORT_ENABLED": "false",
+}
 
 T = TypeVar("T")
 
@@ -38,9 +42,11 @@ def main() -> NoReturn:
     ending.listen()
     # Collecting garbage finds none in what imports make, and takes a tenth of their time.
     gc.disable()
-    from etl import attempt  # noqa: PLC0415 - only now: loading this takes longer than all before
+    from etl import attempt, later  # noqa: PLC0415 - only now: loading this takes longer than all before
 
-    os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", _HEARTBEAT_SECONDS)
+    for variable, value in _SETTINGS.items():
+        os.environ.setdefault(variable, value)
+    later.put_off()
     reading = _in_background(attempt.read)
     import prefect.client.orchestration  # noqa: PLC0415 - most of Prefect, but not what sets up its logging
     import prefect.flows  # noqa: PLC0415
@@ -108,9 +114,15 @@ def _become_prefects() -> NoReturn:
 
 
 def _work_in(workspace: Path) -> None:
-    """Work in a copy of the working directory, as with Prefect's command: in the image nobody may write there."""
+    """Work in a copy of the working directory, as with Prefect's command: in the image nobody may write there.
+
+    The whole file system, where the image names no directory, is not copied.
+    """
     origin = Path.cwd()
-    shutil.copytree(origin, workspace, symlinks=True, dirs_exist_ok=True)
+    if origin != origin.parent:
+        shutil.copytree(
+            origin, workspace, symlinks=True, dirs_exist_ok=True, ignore=shutil.ignore_patterns(workspace.name)
+        )
     os.chdir(workspace)
     sys.path[:] = [str(workspace) if entry in ("", str(origin)) else entry for entry in sys.path]
 

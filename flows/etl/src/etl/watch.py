@@ -115,6 +115,7 @@ class Watch:
         try:
             self._api.emit(self._heartbeat())
         except (OSError, ValueError) as exc:
+            self._next_beat = now + _OFTEN_SECONDS
             _log.debug("the heartbeat was not sent: %s", exc)
 
     def _heartbeat(self) -> dict[str, Any]:
