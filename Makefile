@@ -122,12 +122,13 @@ test-faults: environment ## play faults on that cluster: make test-faults FAULTS
 faults-report: environment ## write docs/faults, and its summary in the README, from the raw samples
 	@$(VENV)/python -m tests.faults report
 
-# make bench: which benchmarks (all), which seed
+# make bench: which benchmarks (all), which seed, and on which kind cluster those that need one
 NAME ?=
+BENCH_CLUSTER ?= bench
 
 .PHONY: bench
 bench: environment ## measure against rivals, then write docs/bench: make bench NAME=load SEED=1 (ARGS=--short: that it runs)
-	@$(VENV)/python -m tests.bench run --names "$(NAME)" --seed $(SEED) $(ARGS)
+	@CLUSTER=$(BENCH_CLUSTER) $(VENV)/python -m tests.bench run --names "$(NAME)" --seed $(SEED) $(ARGS)
 
 .PHONY: bench-report
 bench-report: environment ## write docs/bench, its table and drawings, from the raw samples
