@@ -79,7 +79,7 @@ test-api: environment ## thousands of requests generated from the OpenAPI docume
 
 .PHONY: test-chart
 test-chart: environment ## the chart, rendered by helm; its alerts, by promtool where that is installed
-	@$(PYTEST) tests/chart tests/alerts
+	@$(PYTEST) --numprocesses 2 tests/chart tests/alerts
 
 .PHONY: check-chart
 check-chart: environment ## kube-score and checkov on the rendered chart: nothing but what tests/chart/waivers.yaml explains
