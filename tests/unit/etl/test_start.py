@@ -40,7 +40,8 @@ class Api(BaseHTTPRequestHandler):
         self.end_headers()
         timeline = [
             {"type": "SCHEDULED", "timestamp": "2026-01-16T09:00:00Z"},
-            {"type": "SCHEDULED", "timestamp": "2026-01-16T09:05:00.5Z"},
+            {"type": "SCHEDULED", "name": "AwaitingRetry", "timestamp": "2026-01-16T09:05:00.5Z"},
+            {"type": "SCHEDULED", "name": "Late", "timestamp": "2026-01-16T09:05:20Z"},
             {"type": self.state_type, "timestamp": "2026-01-16T09:06:00Z"},
         ]
         answers: dict[str, object] = {
