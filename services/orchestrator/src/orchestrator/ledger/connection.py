@@ -1,23 +1,29 @@
 """How the ledger is reached, and which of the database's errors mean that it is not there now."""
 
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from orchestrator.errors import LedgerUnavailable
 
 CONNECT_SECONDS = 5
 STATEMENT_SECONDS = 10
+MOST_CONNECTIONS = 16
+RESTED_SECONDS = 1.0
 
 # What PostgreSQL says when it is away, starting, stopping, full, or not the database we were promised.
 UNAVAILABLE_CLASSES = frozenset({"08", "28", "3D", "53", "57", "58"})
 LOCKED = "55P03"
 NO_TABLES = frozenset({"42P01", "42703", "3F000"})
+FAILURES = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, DBAPIError, PoolTimeout)
 
 
 async def connect(
@@ -48,14 +54,48 @@ async def connect(
 
 def open_ledger(url: str, *, statement_seconds: float | None = STATEMENT_SECONDS) -> AsyncEngine:
     """The pool of connections to the ledger; nothing is connected yet. The caller disposes of it."""
-    return create_async_engine(
+    db = create_async_engine(
         "postgresql+asyncpg://",
         async_creator=lambda: connect(url, statement_seconds=statement_seconds),
-        pool_size=8,
-        max_overflow=8,
+        # none beyond those that are kept: an extra one would be opened and closed for each request of a busy moment
+        pool_size=MOST_CONNECTIONS,
+        max_overflow=0,
         pool_timeout=CONNECT_SECONDS,
-        pool_pre_ping=True,
+        pool_use_lifo=True,
     )
+    _try_rested(db)
+    return db
+
+
+def _try_rested(db: AsyncEngine) -> None:
+    """Have a connection that was not used for a while tried before it is used: a question for each use costs more."""
+
+    @event.listens_for(db.sync_engine, "checkin")
+    def note(_: Any, record: ConnectionPoolEntry) -> None:
+        record.info["used_at"] = time.monotonic()
+
+    @event.listens_for(db.sync_engine, "checkout")
+    def try_it(connection: Any, record: ConnectionPoolEntry, _: Any) -> None:
+        used_at = record.info.get("used_at")
+        if used_at is None or time.monotonic() - used_at < RESTED_SECONDS:
+            return
+        try:
+            db.dialect.do_ping(connection)
+        except db.dialect.loaded_dbapi.Error as exc:
+            raise DisconnectionError from exc  # the pool makes a new one, and forgets the others
+
+
+@asynccontextmanager
+async def looking(db: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """A connection for one statement that only reads: it needs no transaction. Raises as `transaction`."""
+    try:
+        async with db.connect() as connection:
+            yield await connection.execution_options(isolation_level="AUTOCOMMIT")
+    except FAILURES as exc:
+        translated = _translated(exc)
+        if translated is None:
+            raise
+        raise translated from exc
 
 
 @asynccontextmanager
@@ -64,7 +104,7 @@ async def transaction(db: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     try:
         async with db.begin() as connection:
             yield connection
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, DBAPIError, PoolTimeout) as exc:
+    except FAILURES as exc:
         translated = _translated(exc)
         if translated is None:
             raise
