@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ...bench import report, samples
+from ...bench.__main__ import DOCS
 from ...bench.benchmark import Benchmark, Setting, Target, Variant
 from ...bench.catalogue import BENCHMARKS
 from ...bench.intervals import Estimate
@@ -129,3 +130,10 @@ def test_every_target_names_a_variant_of_its_benchmark() -> None:
     for benchmark in BENCHMARKS.values():
         names = {one.name for one in benchmark.variants}
         assert {one.of for one in benchmark.targets} | {one.against for one in benchmark.targets} <= names | {None}
+
+
+def test_the_pages_here_are_made_from_the_samples_here(tmp_path: Path) -> None:
+    """docs/bench is what the report makes of docs/bench/data: no figure is written by hand."""
+    report.write(BENCHMARKS, DOCS / "data", tmp_path)
+    made = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert made == {path.name: path.read_text() for path in DOCS.iterdir() if path.is_file()}
