@@ -79,7 +79,7 @@ test-api: environment ## thousands of requests generated from the OpenAPI docume
 
 .PHONY: test-chart
 test-chart: environment ## the chart, rendered by helm; its alerts, by promtool where that is installed
-	@$(PYTEST) tests/chart tests/alerts
+	@$(PYTEST) --numprocesses 2 tests/chart tests/alerts
 
 .PHONY: check-chart
 check-chart: environment ## kube-score and checkov on the rendered chart: nothing but what tests/chart/waivers.yaml explains
@@ -99,12 +99,9 @@ test-integration: environment ## the whole platform on a kind cluster (ARGS=--ke
 
 # Apart from `make test`: they wait for minutes, and a machine that is busy otherwise makes them late.
 .PHONY: test-cluster
-test-cluster: environment ## on the same cluster: what holds or stops runs, who may call, a few faults, helm test, a changed credential
-	@$(PYTEST) $(addprefix tests/integration/,test_reasons.py test_recovery.py test_doors.py test_faults.py test_trial.py test_rotation.py) $(ARGS)
-
-.PHONY: test-upgrades
-test-upgrades: environment ## upgrade and rollback with runs in flight, releases side by side, the profile ha, no egress
-	@$(PYTEST) $(addprefix tests/integration/,test_upgrade.py test_side_by_side.py test_ha.py test_air_gap.py) $(ARGS)
+test-cluster: environment ## on the same cluster: what holds or stops runs, who may call, faults, credentials, upgrades, the profiles, no egress
+	@$(PYTEST) $(addprefix tests/integration/,test_reasons.py test_recovery.py test_doors.py test_faults.py test_trial.py \
+	  test_rotation.py test_upgrade.py test_side_by_side.py test_ha.py test_air_gap.py) $(ARGS)
 
 # make test-faults: which faults (all), which sides, how many runs each, which seed
 FAULTS ?=
@@ -125,12 +122,13 @@ test-faults: environment ## play faults on that cluster: make test-faults FAULTS
 faults-report: environment ## write docs/faults, and its summary in the README, from the raw samples
 	@$(VENV)/python -m tests.faults report
 
-# make bench: which benchmarks (all), which seed
+# make bench: which benchmarks (all), which seed, and on which kind cluster those that need one
 NAME ?=
+BENCH_CLUSTER ?= bench
 
 .PHONY: bench
 bench: environment ## measure against rivals, then write docs/bench: make bench NAME=load SEED=1 (ARGS=--short: that it runs)
-	@$(VENV)/python -m tests.bench run --names "$(NAME)" --seed $(SEED) $(ARGS)
+	@CLUSTER=$(BENCH_CLUSTER) $(VENV)/python -m tests.bench run --names "$(NAME)" --seed $(SEED) $(ARGS)
 
 .PHONY: bench-report
 bench-report: environment ## write docs/bench, its table and drawings, from the raw samples

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import warnings
@@ -57,9 +58,10 @@ class Postgres:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+def postgres() -> Iterator[Postgres]:
     """The session's PostgreSQL: `postgres.create_database()` gives the URL of a new, empty database."""
-    with _started(tmp_path_factory.mktemp("postgres")) as server:
+    # Not in pytest's folder: another session that begins closes that to the user under whom root's server runs.
+    with tempfile.TemporaryDirectory(prefix="pipelines-postgres-") as folder, _started(Path(folder)) as server:
         handle = Postgres(server)
         # nothing here has to survive a power cut
         for setting in ("fsync", "synchronous_commit", "full_page_writes"):

@@ -2,6 +2,13 @@
 
 from .api.benchmarks import ACCEPT, STATUS
 from .benchmark import Benchmark
+from .cluster.backfill import BACKFILL
+from .cluster.burst import BURST
+from .cluster.idle import IDLE
+from .cluster.install import INSTALL
+from .cluster.start import START
 from .load.benchmark import LOAD
 
-BENCHMARKS: dict[str, Benchmark] = {one.name: one for one in (LOAD, ACCEPT, STATUS)}
+BENCHMARKS: dict[str, Benchmark] = {
+    one.name: one for one in (LOAD, ACCEPT, STATUS, START, BURST, BACKFILL, IDLE, INSTALL)
+}

@@ -32,6 +32,13 @@ def eventually(probe: Callable[[], T | None], *, within: float, what: str, every
         time.sleep(every)
 
 
+def modest() -> dict[str, Any]:
+    """Values with requests so low that further releases fit beside the session's on two cores; limits are as ever."""
+    parts = ("orchestrator", "prefectServer", "worker", "postgresql", "source")
+    asked = {part: {"resources": {"requests": {"cpu": "10m", "memory": "64Mi"}}} for part in parts}
+    return {**asked, "flowRuns": {"resources": {"requests": {"cpu": "50m", "memory": "256Mi"}}}}
+
+
 @dataclass(frozen=True)
 class Kubectl:
     """kubectl bound to one cluster and namespace."""

@@ -5,20 +5,17 @@ import ipaddress
 import json
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
-import httpx
 import pytest
 
-from .platform import Kubectl, Release, eventually
+from .platform import Kubectl, Platform, Release, modest
 
-NAMESPACE = "pipelines-air-gap"
 CHAIN = "AIR-GAP-TEST"
-INSTALL_SECONDS = 600
 RUN_SECONDS = 240
 # An address that is for documentation alone: where no cut was, nobody would be reached by mistake.
 BEYOND = "192.0.2.1"
-# A node of two cores has room for the first release and a second one that asks for less.
-SMALL = ("prefectServer.resources.requests.cpu=100m", "flowRuns.resources.requests.cpu=50m")
 
 
 def on_node(node: str, *command: str) -> subprocess.CompletedProcess[str]:
@@ -87,49 +84,21 @@ def inside(release: Release) -> list[str]:
 
 
 @pytest.fixture
-def installed(release: Release) -> Iterator[Release]:
+def installed(release: Release, tmp_path: Path) -> Iterator[Release]:
     """A second release, in a namespace of its own, on a node whose egress is cut, with images that are never pulled."""
     node = f"{release.cluster}-control-plane"
-    mine = Release(cluster=release.cluster, namespace=NAMESPACE, name="air-gap", root=release.root)
-    helm = ["--kube-context", f"kind-{mine.cluster}", "--namespace", NAMESPACE]
-    tags = [
-        argument
-        for part in ("prefect", "etl", "orchestrator", "source")
-        for argument in (
-            "--set-string",
-            f"images.{part}.tag="
-            + subprocess.check_output([release.root / "images" / "tag", part], text=True, timeout=60).strip(),
-        )
-    ]
-    values = ["--values", str(release.root / "k8s" / "kind" / "values.yaml"), "--set-string", "images.pullPolicy=Never"]
-    values += [argument for value in SMALL for argument in ("--set-string", value)]
+    mine = replace(release, namespace="pipelines-air-gap")
+    values = tmp_path / "never.json"
+    values.write_text(json.dumps(modest() | {"images": {"pullPolicy": "Never"}}))
     try:
         with cut(node, inside(release)):
             before = refused(node)
             on_node(node, "curl", "--max-time", "5", "--silent", f"http://{BEYOND}")
             assert refused(node) > before, "the node's egress is not cut"
-            mine.kubectl("create", "namespace", NAMESPACE)
-            mine.kubectl("label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted")
-            done = subprocess.run(
-                [
-                    *("helm", "install", "air-gap", str(release.root / "charts" / "pipelines"), *helm, *values, *tags),
-                    *("--wait", "--wait-for-jobs", "--timeout", f"{INSTALL_SECONDS}s"),
-                ],
-                capture_output=True,
-                text=True,
-                timeout=INSTALL_SECONDS + 60,
-                check=False,
-            )
-            assert done.returncode == 0, f"{done.stderr}\n{mine.diagnose()}"
+            mine.up(values)
             yield mine
     finally:
-        subprocess.run(["helm", "uninstall", "air-gap", *helm, "--wait"], timeout=180, check=False)
-        mine.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=120s")
-
-
-def completed(api: httpx.Client, run_id: str) -> dict[str, str] | None:
-    status: dict[str, str] = api.get(f"/api/etl/status/{run_id}").raise_for_status().json()
-    return status if status["state"] in {"Completed", "Failed", "Crashed", "Cancelled"} else None
+        mine.kubectl("delete", "namespace", mine.namespace, "--ignore-not-found", "--wait=false")
 
 
 def pulls(kubectl: Kubectl) -> list[str]:
@@ -143,13 +112,7 @@ def pulls(kubectl: Kubectl) -> list[str]:
 
 def test_a_run_completes_where_the_node_reaches_nothing_outside(installed: Release) -> None:
     """Installed with the egress cut, it runs the daily job to its end, and no image was asked for."""
-    with (
-        installed.kubectl.port_forward(f"service/{installed.name}-pipelines-orchestrator", 8080) as url,
-        httpx.Client(base_url=url, timeout=30) as api,
-    ):
-        answer = api.post("/api/etl/start", json={"logical_date": "2013-01-15"})
-        assert answer.status_code == 202, answer.text
-        run_id = answer.json()["run_id"]
-        status = eventually(lambda: completed(api, run_id), within=RUN_SECONDS, what=f"run {run_id} ended")
+    with Platform.connect(installed) as platform:
+        status = platform.finished(platform.start({"logical_date": "2013-01-15"}), within=RUN_SECONDS)
     assert status["state"] == "Completed", status
     assert pulls(installed.kubectl) == []

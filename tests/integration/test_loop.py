@@ -4,6 +4,7 @@ import csv
 import importlib.util
 import io
 import json
+import subprocess
 import zipfile
 from collections import Counter
 from datetime import UTC, date, datetime, timedelta
@@ -38,6 +39,15 @@ def test_the_release_is_installed_and_its_namespace_enforces_restricted(release:
     parts = {pod["metadata"]["labels"]["app.kubernetes.io/component"] for pod in kubectl.items("pods")}
     assert parts >= {"orchestrator", "postgresql", "prefect-server", "source", "worker"}
     assert kubectl.items("cronjobs") == []
+
+
+@pytest.mark.parametrize("part", ["prefect", "etl"])
+def test_an_image_runs_without_the_chart(release: Release, part: str) -> None:
+    """With no volume over /tmp: the image left nothing there that its own user could not change."""
+    tag = subprocess.run([release.root / "images" / "tag", part], capture_output=True, text=True, check=True)
+    command = ["docker", "run", "--rm", "--network", "none", f"pipelines-{part}:{tag.stdout.strip()}"]
+    done = subprocess.run([*command, "prefect", "version"], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_run_started_by_the_api_loads_the_day(release: Release, platform: Platform, kubectl: Kubectl) -> None:

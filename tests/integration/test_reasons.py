@@ -276,7 +276,7 @@ def test_what_keeps_prefect_from_letting_a_run_go_is_named_and_mended(
     ward.free(run)
 
 
-def test_a_silent_pod_is_named_and_who_waits_for_it(ward: Ward, kubectl: Kubectl, paste: Callable[[str], str]) -> None:
+def test_a_silent_pod_is_named_and_who_waits_for_it(ward: Ward, release: Release, paste: Callable[[str], str]) -> None:
     """A frozen process keeps the deployment's only slot: both runs say so, and the second goes once there is room."""
     ward.platform.source.put(
         "/faults", json={"kind": "latency", "seconds": 600, "paths": ["/flights"]}
@@ -286,8 +286,7 @@ def test_a_silent_pod_is_named_and_who_waits_for_it(ward: Ward, kubectl: Kubectl
     ward.begun(frozen)
     waiting = ward.run(**SMALL)
     [pod] = ward.pods(frozen)
-    # every process but the container's first, which would not heed it
-    kubectl("exec", pod["metadata"]["name"], "--", "sh", "-c", "kill -STOP -1")
+    signal(release, pod, "STOP")
     ward.platform.source.delete("/faults").raise_for_status()
     reason = ward.named(waiting, "PL008", frozen, within=60)
     paste(reason["fix"])
@@ -321,20 +320,20 @@ def test_a_paused_deployment_and_a_deleted_flow_run(ward: Ward, paste: Callable[
 
 @contextlib.contextmanager
 def frozen_server(release: Release) -> Iterator[None]:
-    """The Prefect server takes connections and answers none while the block lasts.
-
-    By its node: inside its container it is the first process, which heeds no such signal.
-    """
-    node = ["docker", "exec", f"{release.cluster}-control-plane"]
-    found = subprocess.run(
-        [*node, "pgrep", "--full", "prefect server start --host=0.0.0.0"], capture_output=True, text=True, check=True
-    )
-    processes = found.stdout.split()
-    subprocess.run([*node, "kill", "-STOP", *processes], check=True)
+    """The Prefect server takes connections and answers none while the block lasts."""
+    [server] = release.kubectl.items("pods", "--selector", "app.kubernetes.io/component=prefect-server")
+    signal(release, server, "STOP")
     try:
         yield
     finally:
-        subprocess.run([*node, "kill", "-CONT", *processes], check=True)
+        signal(release, server, "CONT")
+
+
+def signal(release: Release, pod: dict[str, Any], name: str) -> None:
+    """Signal every process of a pod, from its node: inside, a container's first process heeds no such signal."""
+    group = "pod" + pod["metadata"]["uid"].replace("-", "[-_]")
+    script = f"kill -{name} $(grep --files-with-matches '{group}' /proc/[0-9]*/cgroup 2> /dev/null | cut -d/ -f3)"
+    subprocess.run(["docker", "exec", f"{release.cluster}-control-plane", "bash", "-c", script], check=True)
 
 
 def test_while_prefect_does_not_answer_runs_say_so(platform: Platform, release: Release) -> None:

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from .conftest import ROOT
-from .platform import Kubectl, Platform, Release, eventually
+from .platform import Kubectl, Platform, Release, eventually, modest
 
 RUN_SECONDS = 300
-# Longer than an upgrade begins to replace pods; shorter than a statement of the load may wait for its lock.
-HELD_SECONDS = 90
+# At most; shorter than a statement of the load may wait for its lock.
+HELD_SECONDS = 400
 ROLLBACK_SECONDS = 420
 # Finished Jobs of flow runs go by themselves after so long: within the test.
 TTL_SECONDS = 60
@@ -46,11 +46,14 @@ def versions(release: Release, tmp_path_factory: pytest.TempPathFactory) -> Iter
     """The previous version, with its own images and values, in a namespace of its own on the test's cluster."""
     done = subprocess.run([ROOT / "charts" / "previous"], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    values = tmp_path_factory.mktemp("values") / "short.json"
-    values.write_text(json.dumps({"flowRuns": {"finishedJobTtlSeconds": TTL_SECONDS}}))
+    values = tmp_path_factory.mktemp("values") / "modest.json"
+    asked = modest()
+    asked["flowRuns"]["finishedJobTtlSeconds"] = TTL_SECONDS
+    values.write_text(json.dumps(asked))
     new = Release(cluster=release.cluster, namespace="pipelines-upgrade", name="pipelines", root=ROOT)
     old = replace(new, root=Path(done.stdout.strip()))
     everywhere = replace(new.kubectl, namespace="default")
+    everywhere("delete", "namespace", new.namespace, "--ignore-not-found")  # what an earlier session began to remove
     everywhere("create", "namespace", new.namespace)
     before = {"configmap/kube-root-ca.crt", "serviceaccount/default"}
     eventually(lambda: before <= objects(new.kubectl), within=30, what="the namespace has what Kubernetes puts there")
@@ -69,9 +72,9 @@ def installed(versions: Versions) -> Release:
 
 @contextlib.contextmanager
 def held_load(release: Release) -> Iterator[None]:
-    """Whoever loads waits for its turn at the table for a while: the run is in the middle of its load."""
+    """Whoever loads waits for its turn at the table meanwhile: the run is in the middle of its load."""
     sql = f"BEGIN; LOCK TABLE flights IN SHARE MODE; SELECT pg_sleep({HELD_SECONDS}); COMMIT"
-    psql = ["psql", "-U", "postgres", "-d", "warehouse", "-c", sql]
+    psql = ["env", "PGAPPNAME=holder", "psql", "-U", "postgres", "-d", "warehouse", "-c", sql]
     command = release.kubectl.command("exec", f"{release.name}-postgresql-0", "--", *psql)
     holder = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     waiting = (
@@ -82,8 +85,9 @@ def held_load(release: Release) -> Iterator[None]:
         eventually(lambda: release.query("warehouse", waiting), within=30, what="the table is locked")
         yield
     finally:
-        holder.terminate()
-        holder.wait()
+        let_go = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'holder'"
+        release.query("warehouse", let_go)
+        holder.wait(60)
 
 
 def begun(release: Release, day: str) -> str:
@@ -150,7 +154,7 @@ def test_an_upgrade_with_a_run_in_flight(versions: Versions, revisions: dict[str
     with held_load(versions.old):
         run_id = begun(versions.old, "2013-09-01")
         versions.new.up(versions.values)
-        completed_once(versions.new, run_id)
+    completed_once(versions.new, run_id)
     kept(versions.new)
     images = {
         container["image"]
@@ -180,14 +184,8 @@ def test_a_rollback_with_a_run_in_flight(versions: Versions, revisions: dict[str
     newer = {database: revision(versions.new, database) for database in revisions}
     with held_load(versions.new):
         run_id = begun(versions.new, "2013-09-02")
-        if newer == revisions:
-            wait = ["--wait", "--timeout", f"{ROLLBACK_SECONDS}s"]
-            done = versions.new.helm("rollback", versions.new.name, "1", *wait, within=ROLLBACK_SECONDS + 30)
-            assert done.returncode == 0, done.stderr
-            completed_once(versions.old, run_id)
-            kept(versions.old)
-            return
-        done = versions.new.helm("rollback", versions.new.name, "1", within=120)
+        wait = ["--wait", "--timeout", f"{ROLLBACK_SECONDS}s"] if newer == revisions else []
+        done = versions.new.helm("rollback", versions.new.name, "1", *wait, within=ROLLBACK_SECONDS + 30)
         assert done.returncode == 0, done.stderr
         gates = {"orchestrator": ("orchestrator", "schema"), "warehouse": ("registration", "migrate-warehouse")}
         for database, (part, container) in gates.items():
@@ -198,8 +196,9 @@ def test_a_rollback_with_a_run_in_flight(versions: Versions, revisions: dict[str
                     return all(one in said for one in (newer[database], revisions[database]))
 
                 eventually(named, within=ROLLBACK_SECONDS, what=f"{part} names both revisions of {database}")
-        # Where only the warehouse is newer, the older orchestrator serves; else the newer one never went away.
-        completed_once(versions.new, run_id)
+    # Where only the warehouse is newer, the older orchestrator serves; else the newer one never went away.
+    completed_once(versions.new, run_id)
+    kept(versions.new)
     versions.new.up(versions.values)
     kept(versions.new)
 

@@ -34,7 +34,7 @@ def eventually(look: Callable[[], Any], *, within: float, what: str) -> Any:
 
 
 def signal_pod(process: subprocess.Popen[str], number: signal.Signals) -> None:
-    """Send a signal to every process of a pod, as the end or the freezing of a container does; Prefect makes groups."""
+    """Send a signal to every process of a pod, as the end or the freezing of a container does."""
     first = psutil.Process(process.pid)
     for one in (first, *first.children(recursive=True)):
         one.send_signal(number)
@@ -71,8 +71,8 @@ class Platform:
         state = {"state": {"type": "PENDING", "name": "Pending"}}
         self.prefect.post(f"/flow_runs/{flow_run_id}/set_state", json=state).raise_for_status()
 
-    def execute(self, flow_run_id: str, **environment: str) -> subprocess.Popen[str]:
-        """Start a pod's process."""
+    def execute(self, flow_run_id: str, *, cwd: Path | None = None, **environment: str) -> subprocess.Popen[str]:
+        """Start a pod's process, in the test's home where no other directory is given."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "ETL_"))}
         process = subprocess.Popen(
             [sys.executable, "-m", "etl.start"],
@@ -88,7 +88,7 @@ class Platform:
                 "ETL_RETRY_BACKOFF_SECONDS": "0.1",
             }
             | environment,
-            cwd=self.home,
+            cwd=cwd or self.home,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,

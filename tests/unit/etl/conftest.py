@@ -4,10 +4,12 @@ import csv
 import importlib.util
 import io
 import zipfile
+from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import polars as pl
 import pytest
 from etl.migrate import migrate
@@ -63,3 +65,10 @@ async def warehouse(postgres: Any) -> str:
     url: str = postgres.create_database()
     await migrate(url)
     return url
+
+
+@pytest.fixture
+async def api(prefect_server: str) -> AsyncIterator[httpx.AsyncClient]:
+    """The Prefect server's API."""
+    async with httpx.AsyncClient(base_url=prefect_server) as client:
+        yield client

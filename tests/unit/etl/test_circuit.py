@@ -2,7 +2,9 @@
 
 from datetime import timedelta
 
+import pybreaker
 import pytest
+from etl import circuit
 from etl.circuit import Circuit, admit, failed, isolated, probe_due, succeeded
 from hypothesis import settings
 
@@ -82,3 +84,9 @@ def test_the_pause_before_a_provided_probe_doubles() -> None:
     assert closed.openings == 0
     assert probe_due(closed, RULE, longest=longest) is None
     assert probe_due(isolated(closed, at, "by hand"), RULE, longest=longest) is None
+
+
+def test_the_states_are_named_as_pybreaker_names_them() -> None:
+    """So they are in the orchestrator, whose breaker is pybreaker's, and in what people read of both."""
+    for name in ("STATE_CLOSED", "STATE_HALF_OPEN", "STATE_OPEN"):
+        assert getattr(circuit, name) == getattr(pybreaker, name)

@@ -1,4 +1,4 @@
-"""The flow pod's entry: a bounded wait for the API, a claim, then Prefect takes over."""
+"""The flow pod's entry until the flow begins: a bounded wait for the API, a claim, and SIGTERM meanwhile."""
 
 import json
 import os
@@ -42,8 +42,11 @@ class Api(BaseHTTPRequestHandler):
             {"type": "SCHEDULED", "timestamp": "2026-01-16T09:05:00.5Z"},
             {"type": self.state_type, "timestamp": "2026-01-16T09:06:00Z"},
         ]
-        told = {"state_type": self.state_type, "tags": self.tags}
-        answer: object = told if self.path == f"/api/flow_runs/{RUN}" else timeline
+        answers: dict[str, object] = {
+            f"/api/flow_runs/{RUN}": {"state_type": self.state_type, "tags": self.tags, "deployment_id": "one"},
+            "/api/deployments/one": {"entrypoint": "flows.py:daily", "pull_steps": [{}]},
+        }
+        answer = answers.get(self.path, timeline)
         self.wfile.write(json.dumps(answer).encode())
 
     def do_POST(self) -> None:
@@ -96,13 +99,20 @@ def test_a_refusal_is_not_waited_out(api: str, status: int, says: str) -> None:
 
 
 def pod(tmp_path: Path, **environment: str) -> subprocess.Popen[str]:
-    """The entry with a `prefect` package of ours first in the path.
+    """The entry with a `prefect` package of ours first in the path, for a deployment that fetches its code.
 
-    That says how it was called; told to, it is as slow as the real one is to begin.
+    Its command says how it was called; told to, it is as slow as the real one is to begin, or to be imported.
     """
     stand_in = tmp_path / "prefect"
-    stand_in.mkdir(exist_ok=True)
-    (stand_in / "__init__.py").touch()
+    (stand_in / "client").mkdir(parents=True, exist_ok=True)
+    for empty in ("__init__", "flows", "client/__init__", "client/orchestration"):
+        (stand_in / f"{empty}.py").touch()
+    (stand_in / "flow_engine.py").write_text(
+        "import os, time\n"
+        "if 'SLOW_IMPORT' in os.environ:\n"
+        "    print('importing', flush=True)\n"
+        "    time.sleep(float(os.environ['SLOW_IMPORT']))\n"
+    )
     (stand_in / "cli.py").write_text(
         "import os, sys, time\n"
         "def app():\n"
@@ -135,7 +145,9 @@ def evict(process: subprocess.Popen[str]) -> str:
     return str(json.loads(stderr.splitlines()[-1])["event"])
 
 
-def test_the_process_becomes_prefects_own(api: str, tmp_path: Path, warehouse: str) -> None:
+def test_a_deployment_that_fetches_its_code_is_prefects_own_command_to_run(
+    api: str, tmp_path: Path, warehouse: str
+) -> None:
     """Stock command, same process, the claim handed over; a second process of the attempt becomes nothing."""
     first = start(tmp_path, PREFECT_API_URL=api, ETL_WAREHOUSE_URL=warehouse)
     assert (first.returncode, first.stdout) == (0, "prefect flow-run execute claim=1\n"), first.stderr
@@ -192,14 +204,16 @@ RESCHEDULE = {"PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR": "reschedule"}
 
 
 @pytest.mark.parametrize("state_type", ["PENDING", "RUNNING", "CRASHED"])
+@pytest.mark.parametrize("slow", ["SLOW_IMPORT", "SLOW"])
 def test_sigterm_while_prefect_is_loaded_hands_the_run_back(
-    api: str, tmp_path: Path, warehouse: str, state_type: str
+    api: str, tmp_path: Path, warehouse: str, state_type: str, slow: str
 ) -> None:
     """Prefect has no handler yet: the run is scheduled anew, also where an earlier process died in the middle of it."""
     Api.state_type = state_type
-    process = pod(tmp_path, PREFECT_API_URL=api, ETL_WAREHOUSE_URL=warehouse, SLOW="60", **RESCHEDULE)
+    process = pod(tmp_path, PREFECT_API_URL=api, ETL_WAREHOUSE_URL=warehouse, **{slow: "60"}, **RESCHEDULE)
     assert process.stdout is not None
-    assert process.stdout.readline() == "prefect flow-run execute claim=1\n"
+    first_line = {"SLOW_IMPORT": "importing\n", "SLOW": "prefect flow-run execute claim=1\n"}[slow]
+    assert process.stdout.readline() == first_line
     assert evict(process) == "handed back"
     [(path, state)] = Api.proposed
     assert path == f"/api/flow_runs/{RUN}/set_state"

@@ -213,7 +213,7 @@ def test_it_serves_logs_json_and_ends_well(tmp_path: Path, database_url: str, fr
     base = f"http://127.0.0.1:{free_port}"
     changes = {"ORCHESTRATOR_DATABASE_URL": database_url, "ORCHESTRATOR_PREFECT_API_URL": "http://127.0.0.1:1/api"}
     with serving(tmp_path, free_port, **changes) as process:
-        assert wait_for(f"{base}/healthz", within=30).status_code == 200
+        assert wait_for(f"{base}/healthz", within=90).status_code == 200
         refusal = httpx.post(f"{base}/api/etl/start", headers={"x-correlation-id": "from-test"}, trust_env=False)
         assert refusal.status_code == 503
         assert httpx.get(f"{base}/%00", trust_env=False).status_code == 404

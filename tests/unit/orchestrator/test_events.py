@@ -323,7 +323,7 @@ def test_sigterm_ends_the_streams_first(tmp_path: Path, database_url: str, free_
     changes = {"ORCHESTRATOR_DATABASE_URL": database_url, "ORCHESTRATOR_PREFECT_API_URL": "http://127.0.0.1:1/api"}
     process: subprocess.Popen[bytes]
     with serving(tmp_path, free_port, **changes) as process:
-        wait_for(f"{base}/healthz", within=30)
+        wait_for(f"{base}/healthz", within=90)
         with httpx.stream("GET", f"{base}/api/etl/events", trust_env=False, timeout=15) as answer:
             assert answer.status_code == 200
             process.send_signal(signal.SIGTERM)

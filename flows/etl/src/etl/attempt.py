@@ -1,13 +1,11 @@
-"""An attempt at a flow run while Prefect's own code is not there yet: begin it, or hand it back.
+"""An attempt at a flow run, outside Prefect's engine: begin it, or hand it back.
 
-This happens here because it cannot happen later. Prefect does not retry a process's first connection, so a server that
+It begins here because it cannot begin later. Prefect does not retry a process's first connection, so a server that
 restarts at that moment, or a network policy that takes a second to apply, would crash the run: `begin` waits. And
 Prefect lets any number of processes execute one flow run, each changing its state: a process that finds the run claimed
 by another (see etl.claim), or over, has nothing to execute, and Prefect never hears of it.
 
-SIGTERM may come before Prefect listens; then `python -m etl.attempt`, which etl.start becomes, hands the run back.
-
-Few modules are imported: this costs a tenth of a second, where Prefect's client takes two.
+Few modules are imported: this costs a tenth of a second, where Prefect takes one.
 """
 
 import asyncio
@@ -15,7 +13,9 @@ import json
 import os
 import sys
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
 from etl import claim
@@ -24,7 +24,7 @@ from etl.prefect_api import PAUSE_SECONDS, ApiRefused, PrefectApi, Scheduled
 # A run in one of these states is not executed again; a run that was only believed dead (Crashed) may be.
 _OVER = frozenset({"COMPLETED", "FAILED", "CANCELLED"})
 
-# A run in one of these is handed back: it waits for its process, or was left so by an earlier process that died.
+# A run in one of these is handed back: it waits for its process, or runs, or was left so by a process that died.
 _HANDED_BACK = frozenset({"PENDING", "RUNNING", "CRASHED"})
 
 # Prefect's own formats, with the correlation id at the end; its ids have no character that a format would expand.
@@ -37,105 +37,140 @@ _LOG_FORMATS = {
 # How long to try for a claim, at most. After that the flow, which names its failures in Prefect, tries once more.
 _CLAIM_WITHIN_SECONDS = 10.0
 
-# All of handing back must fit into the 30 seconds that Kubernetes gives a pod by default.
+# Must fit, with the time that etl.ending gives a flow to stop, into the 30 seconds that Kubernetes gives a pod.
 _HAND_BACK_WITHIN_SECONDS = 10.0
 
 
-def begin() -> bool:
-    """Wait for the API, then claim the run and leave the claim in the environment; False: nothing is to be executed.
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """A flow run that this process may execute, as it was when it was read."""
+
+    flow_run_id: UUID
+    api: PrefectApi
+    run: Scheduled
+    wait_seconds: float
+
+    def claim(self) -> bool:
+        """Claim the run and leave the claim in the environment; False: nothing is to be executed.
+
+        Where the warehouse cannot be reached, True without a claim: the flow will take it, and name what fails.
+        """
+        if self.run.state_type in _OVER:
+            _say("nothing to execute: the run is over", self, state_type=self.run.state_type)
+            return False
+        try:
+            held = self._take(within_seconds=min(self.wait_seconds, _CLAIM_WITHIN_SECONDS))
+        except claim.UNREACHABLE as exc:
+            _say("no claim yet: the flow will take it", self, reason=f"{type(exc).__name__}: {exc}")
+            return True
+        if not held:
+            _say("nothing to execute: another process is executing the run", self)
+        return held
+
+    def read_deployment(self) -> dict[str, Any]:
+        """All that Prefect tells of the run's deployment; empty where it has none.
+
+        Raises:
+            SystemExit: the API refuses, or does not answer in time.
+        """
+        deployment_id = self.run.told.get("deployment_id")
+        if deployment_id is None:
+            return {}
+        try:
+            return self.api.read_deployment(
+                deployment_id, flow_run_id=self.flow_run_id, within_seconds=self.wait_seconds
+            )
+        except (TimeoutError, ApiRefused) as exc:
+            sys.exit(str(exc))
+
+    def _take(self, *, within_seconds: float) -> bool:
+        """Whether this process may execute the run; without a warehouse, yes.
+
+        Raises:
+            OSError, asyncpg.PostgresError, asyncpg.InterfaceError: see etl.claim.UNREACHABLE.
+        """
+        warehouse_url = os.environ.get("ETL_WAREHOUSE_URL")
+        if not warehouse_url:
+            return True
+        deadline = time.monotonic() + within_seconds
+        while True:
+            try:
+                claimed = asyncio.run(claim.take(warehouse_url, flow_run_id=self.flow_run_id, attempt=self.run.attempt))
+            except claim.UNREACHABLE:
+                if time.monotonic() >= deadline:
+                    raise
+            else:
+                if claimed is not None:
+                    os.environ[claim.TICKET] = str(claimed.fence)
+                return claimed is not None
+            time.sleep(PAUSE_SECONDS)
+
+
+def read() -> Attempt:
+    """Wait for the API and read the run that the environment names.
 
     What Prefect will log in this process carries the run's correlation id, by formats that it reads from the
-    environment, where nobody has set them.
-
-    Where the warehouse cannot be reached, True without a claim: the flow will take it, and name what fails.
+    environment when it is imported, where nobody has set them.
 
     Raises:
         SystemExit: the run cannot be executed; the text says what to set.
     """
-    wait_seconds = _wait_seconds()
-    flow_run_id, _, run = _read(wait_seconds)
-    _name_lines(run.correlation_id)
-    if run.state_type in _OVER:
-        _say("nothing to execute: the run is over", flow_run_id, run, state_type=run.state_type)
-        return False
-    try:
-        held = _claim(flow_run_id, run, within_seconds=min(wait_seconds, _CLAIM_WITHIN_SECONDS))
-    except claim.UNREACHABLE as exc:
-        _say("no claim yet: the flow will take it", flow_run_id, run, reason=f"{type(exc).__name__}: {exc}")
-        return True
-    if not held:
-        _say("nothing to execute: another process is executing the run", flow_run_id, run)
-    return held
+    attempt = _read(_wait_seconds())
+    for variable, who in _LOG_FORMATS.items():
+        ending = f"correlation_id={attempt.run.correlation_id}"
+        line = f"%(asctime)s.%(msecs)03d | %(levelname)-7s | {who} - %(message)s | {ending}"
+        os.environ.setdefault(variable, line)
+    return attempt
 
 
 def hand_back() -> None:
-    """Have a run that this process may execute, and whose flow has not begun, executed anew by another process.
+    """Have a run that this process may execute, and that is not over, executed anew by another process.
 
     Raises:
         SystemExit: it could not be done; the run will be found without its process.
     """
-    flow_run_id, api, run = _read(_HAND_BACK_WITHIN_SECONDS)
-    if run.state_type not in _HANDED_BACK:
-        _say("nothing to hand back", flow_run_id, run, state_type=run.state_type)
+    attempt = _read(_HAND_BACK_WITHIN_SECONDS)
+    if attempt.run.state_type not in _HANDED_BACK:
+        _say("nothing to hand back", attempt, state_type=attempt.run.state_type)
         return
-    if _is_held_by_another(flow_run_id, run):
-        _say("nothing to hand back: another process is executing the run", flow_run_id, run)
+    if _is_held_by_another(attempt):
+        _say("nothing to hand back: another process is executing the run", attempt)
         return
     try:
-        answer = api.schedule_again(
-            flow_run_id,
-            message="handed back: its process was asked to end before the flow had begun",
+        answer = attempt.api.schedule_again(
+            attempt.flow_run_id,
+            message="handed back: its process was asked to end before the flow had ended",
             within_seconds=_HAND_BACK_WITHIN_SECONDS,
         )
     except (TimeoutError, ApiRefused) as exc:
         sys.exit(str(exc))
-    _say("handed back", flow_run_id, run, answer=answer)
+    _say("handed back", attempt, answer=answer)
 
 
-def _read(within_seconds: float) -> tuple[UUID, PrefectApi, Scheduled]:
+def _read(within_seconds: float) -> Attempt:
     try:
         flow_run_id = UUID(os.environ.get("PREFECT__FLOW_RUN_ID", ""))
     except ValueError:
         sys.exit("PREFECT__FLOW_RUN_ID is not a flow run's id: the Prefect worker sets it in the Job of a run")
     try:
         api = PrefectApi(os.environ.get("PREFECT_API_URL", ""), auth_string=os.environ.get("PREFECT_API_AUTH_STRING"))
-        return flow_run_id, api, api.read_flow_run(flow_run_id, within_seconds=within_seconds)
+        run = api.read_flow_run(flow_run_id, within_seconds=within_seconds)
     except (TimeoutError, ValueError, ApiRefused) as exc:
         sys.exit(str(exc))
+    return Attempt(flow_run_id=flow_run_id, api=api, run=run, wait_seconds=within_seconds)
 
 
-def _claim(flow_run_id: UUID, run: Scheduled, *, within_seconds: float) -> bool:
-    """Whether this process may execute the run; what it claims is left in the environment. Without a warehouse, yes.
-
-    Raises:
-        OSError, asyncpg.PostgresError, asyncpg.InterfaceError: see etl.claim.UNREACHABLE.
-    """
-    warehouse_url = os.environ.get("ETL_WAREHOUSE_URL")
-    if not warehouse_url:
-        return True
-    deadline = time.monotonic() + within_seconds
-    while True:
-        try:
-            claimed = asyncio.run(claim.take(warehouse_url, flow_run_id=flow_run_id, attempt=run.attempt))
-        except claim.UNREACHABLE:
-            if time.monotonic() >= deadline:
-                raise
-        else:
-            if claimed is not None:
-                os.environ[claim.TICKET] = str(claimed.fence)
-            return claimed is not None
-        time.sleep(PAUSE_SECONDS)
-
-
-def _is_held_by_another(flow_run_id: UUID, run: Scheduled) -> bool:
+def _is_held_by_another(attempt: Attempt) -> bool:
     """While the warehouse cannot tell, no: a run executed twice does no harm, one that is lost does."""
     warehouse_url = os.environ.get("ETL_WAREHOUSE_URL")
     if not warehouse_url:
         return False
     try:
-        return asyncio.run(claim.is_held_by_another(warehouse_url, flow_run_id=flow_run_id, attempt=run.attempt))
+        return asyncio.run(
+            claim.is_held_by_another(warehouse_url, flow_run_id=attempt.flow_run_id, attempt=attempt.run.attempt)
+        )
     except claim.UNREACHABLE as exc:
-        _say("the warehouse cannot tell who executes the run", flow_run_id, run, reason=f"{type(exc).__name__}: {exc}")
+        _say("the warehouse cannot tell who executes the run", attempt, reason=f"{type(exc).__name__}: {exc}")
         return False
 
 
@@ -147,17 +182,7 @@ def _wait_seconds() -> float:
         sys.exit(f"ETL_API_WAIT_SECONDS is {value!r}: set it to a number of seconds")
 
 
-def _name_lines(correlation_id: str) -> None:
-    for variable, who in _LOG_FORMATS.items():
-        line = f"%(asctime)s.%(msecs)03d | %(levelname)-7s | {who} - %(message)s | correlation_id={correlation_id}"
-        os.environ.setdefault(variable, line)
-
-
-def _say(event: str, flow_run_id: UUID, run: Scheduled, **facts: object) -> None:
-    ids = {"flow_run_id": str(flow_run_id), "correlation_id": run.correlation_id}
+def _say(event: str, attempt: Attempt, **facts: object) -> None:
+    ids = {"flow_run_id": str(attempt.flow_run_id), "correlation_id": attempt.run.correlation_id}
     line = {"timestamp": datetime.now(UTC).isoformat(), "event": event, **ids, **facts}
     sys.stderr.write(json.dumps(line) + "\n")
-
-
-if __name__ == "__main__":
-    hand_back()

@@ -10,7 +10,10 @@ counts only while that generation lasts.
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from pybreaker import STATE_CLOSED, STATE_HALF_OPEN, STATE_OPEN
+# Written down here: to import pybreaker is to import a client for Redis, which takes as long as polars does.
+STATE_CLOSED = "closed"
+STATE_HALF_OPEN = "half-open"
+STATE_OPEN = "open"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,7 +32,7 @@ from etl.errors import ClaimLost
 # The environment variable in which `python -m etl.start` hands its claim's fence to the flow.
 TICKET = "ETL_CLAIM"
 
-# From the claim to the flow's first heartbeat Prefect starts three interpreters, on a busy node in tens of seconds.
+# From the claim to the flow's first heartbeat Prefect is loaded, on a busy node in tens of seconds.
 STARTUP_LEASE_SECONDS = 120.0
 LEASE_SECONDS = 30.0
 HEARTBEAT_SECONDS = 10.0

@@ -1,4 +1,7 @@
-"""The little of Prefect's REST API that a flow pod needs while Prefect's own client is not there yet, over urllib."""
+"""The little of Prefect's REST API that a flow pod needs beside Prefect's own client, over urllib.
+
+It is there before Prefect's client is, and, unlike that, in any thread, while the flow's own thread is busy or blocked.
+"""
 
 import base64
 import json
@@ -6,7 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 from uuid import UUID
@@ -28,11 +31,15 @@ class ApiRefused(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Scheduled:
-    """What Prefect knows of a flow run: its state's type, when it was last scheduled, and its correlation id."""
+    """What Prefect knows of a flow run: its state's type, when it was last scheduled, and its correlation id.
+
+    `told`: all that Prefect told of the run.
+    """
 
     state_type: str
     attempt: datetime
     correlation_id: str
+    told: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
 
 class PrefectApi:
@@ -63,16 +70,60 @@ class PrefectApi:
                 state_type=str(run.get("state_type")),
                 attempt=_last_scheduled(timeline),
                 correlation_id=correlation_id(flow_run_id, run.get("tags") or ()),
+                told=run,
             )
+
+        return self._patiently(read, flow_run_id, within_seconds)
+
+    def read_deployment(self, deployment_id: str, *, flow_run_id: UUID, within_seconds: float) -> dict[str, Any]:
+        """All that Prefect tells of the flow run's deployment."""
+
+        def read() -> dict[str, Any]:
+            found: dict[str, Any] = self._request(f"/deployments/{deployment_id}")
+            return found
+
+        return self._patiently(read, flow_run_id, within_seconds)
+
+    def read_state(self, flow_run_id: UUID, *, within_seconds: float = 0.0) -> dict[str, Any]:
+        """The flow run's state as Prefect tells it; `type` and `name` are always there."""
+
+        def read() -> dict[str, Any]:
+            run = self._request(f"/flow_runs/{flow_run_id}")
+            return {"type": run["state_type"], "name": run["state_name"], **(run.get("state") or {})}
 
         return self._patiently(read, flow_run_id, within_seconds)
 
     def schedule_again(self, flow_run_id: UUID, *, message: str, within_seconds: float) -> str:
         """Have the run executed anew, at once; how Prefect took that: ACCEPT, or why not."""
-        state = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": message}
+        return self._set_state(flow_run_id, "SCHEDULED", "AwaitingRetry", message, within_seconds=within_seconds)
+
+    def end(self, flow_run_id: UUID, state_type: str, *, message: str, force: bool, within_seconds: float) -> str:
+        """Give the run a last state, CANCELLED or CRASHED; how Prefect took that: ACCEPT, or why not."""
+        name = state_type.capitalize()
+        return self._set_state(flow_run_id, state_type, name, message, force=force, within_seconds=within_seconds)
+
+    def emit(self, event: dict[str, Any]) -> None:
+        """Record an event, once: who sends the next one soon need not repeat it.
+
+        Raises:
+            OSError: the API did not take it.
+        """
+        self._request("/events", [event])
+
+    def _set_state(
+        self,
+        flow_run_id: UUID,
+        state_type: str,
+        name: str,
+        message: str,
+        *,
+        within_seconds: float,
+        force: bool = False,
+    ) -> str:
+        state = {"type": state_type, "name": name, "message": message}
 
         def propose() -> str:
-            answer = self._request(f"/flow_runs/{flow_run_id}/set_state", {"state": state})
+            answer = self._request(f"/flow_runs/{flow_run_id}/set_state", {"state": state, "force": force})
             return str(answer["details"].get("reason") or answer["status"])
 
         return self._patiently(propose, flow_run_id, within_seconds)
@@ -99,7 +150,8 @@ class PrefectApi:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self._url + path, data=data, headers=self._headers)  # noqa: S310 - http(s)
         with urllib.request.urlopen(request, timeout=_ATTEMPT_TIMEOUT_SECONDS) as answer:  # noqa: S310 - the same
-            return json.load(answer)
+            content = answer.read()
+            return json.loads(content) if content else None
 
     def _refusal(self, status: int, flow_run_id: UUID) -> str:
         api = f"the Prefect API at {self._url}"

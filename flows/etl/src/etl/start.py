@@ -1,44 +1,143 @@
-"""The flow pod's command: `python -m etl.start` claims the flow run, then runs `prefect flow-run execute` in-process.
+"""The flow pod's command: `python -m etl.start` claims the flow run and executes it, in one process.
 
-SIGTERM (an eviction, a drained node) gives the run back, from the first moment on. Once Prefect listens it does so
-itself (AwaitingRetry), where the worker asked for that with PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR=reschedule, as it
-does for Jobs with a backoff limit of zero. That takes it two seconds, on a busy node ten, in which a container's first
-process that has no handler of its own would not even notice the signal. So a handler stands from the beginning, and
-replaces this process, whatever it is doing, by one that hands the run back (see etl.attempt). Prefect's own handler
-takes its place later: this is why Prefect is not started as another program, which would begin without one.
+Three things are done at once: a thread reads the run and claims it (etl.attempt) while Prefect is imported, which takes
+most of the time until the flow begins, and SIGTERM is heard from the first moment on (etl.ending): it gives the run
+back, where the worker asked for that with PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR=reschedule, as it does for Jobs
+with a backoff limit of zero. Then the flow runs under Prefect's engine (etl.execution).
+
+So do deployments whose code is in the image, as this project registers them: an entrypoint that is a dotted path. One
+that first fetches its code, by pull steps or from a storage, is executed by Prefect's own command in this process.
 
 A node that dies sends no signal; so that Prefect's server can notice, the run's heartbeat comes every 30 seconds, where
 PREFECT_FLOWS_HEARTBEAT_FREQUENCY says nothing else.
 """
 
+import atexit
+import gc
 import os
-import signal
+import shutil
 import sys
-from types import FrameType
+import tempfile
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
 
-# The shortest that Prefect takes; its own default is 180, which finds a dead run after minutes only.
-_HEARTBEAT_SECONDS = "30"
+from etl.ending import Ending, Reason
+
+_SETTINGS = {
+    # The shortest that Prefect takes; its own default is 180, which finds a dead run after minutes only.
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+    # Each of Prefect's clients would first ask for a token that the platform's server does not give.
+    "PREFECT_CLIENT_CSRF_SUPPORT_ENABLED": "false",
+}
+
+T = TypeVar("T")
 
 
-def _hand_back(_number: int, _frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # kept by the new program: a second signal shall not end it
-    os.execv(sys.executable, [sys.executable, "-m", "etl.attempt"])  # noqa: S606 - this very interpreter
+def main() -> NoReturn:
+    """Execute the run that the environment names, and end the process."""
+    ending = Ending(_finish_early, on_sigterm=_on_sigterm())
+    ending.listen()
+    # Collecting garbage finds none in what imports make, and takes a tenth of their time.
+    gc.disable()
+    from etl import attempt, later  # noqa: PLC0415 - only now: loading this takes longer than all before
+
+    for variable, value in _SETTINGS.items():
+        os.environ.setdefault(variable, value)
+    later.put_off()
+    reading = _in_background(attempt.read)
+    import prefect.client.orchestration  # noqa: PLC0415 - most of Prefect, but not what sets up its logging
+    import prefect.flows  # noqa: PLC0415
+
+    found = reading.result()
+    claiming, telling = _in_background(found.claim), _in_background(found.read_deployment)
+    import prefect.flow_engine  # noqa: F401, PLC0415
+
+    if not claiming.result():
+        sys.exit(0)
+    deployment = telling.result()
+    if not _is_in_the_image(deployment):
+        gc.enable()
+        _become_prefects()
+    from etl.execution import Execution  # noqa: PLC0415
+
+    with tempfile.TemporaryDirectory(prefix="flow-run-", ignore_cleanup_errors=True) as workspace:
+        _work_in(Path(workspace))
+        status = Execution(found, entrypoint=deployment["entrypoint"], ending=ending).run()
+        os.chdir("/")
+    _end(status)
 
 
-def main() -> None:
-    """Wait, claim, then execute the run as Prefect does; returns only where there is nothing to execute."""
-    if os.environ.get("PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR", "").lower() == "reschedule":
-        signal.signal(signal.SIGTERM, _hand_back)
-    # Only now: loading these takes longer than all that Python did before.
-    from etl.attempt import begin  # noqa: PLC0415
+def _on_sigterm() -> Reason:
+    asked = os.environ.get("PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR", "").lower()
+    return Reason(asked) if asked in (Reason.RESCHEDULE, Reason.RELINQUISH) else Reason.CRASH
 
-    if not begin():
-        return
-    os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", _HEARTBEAT_SECONDS)
-    from prefect.cli import app  # noqa: PLC0415 - it reads its settings when it is loaded
+
+def _finish_early(reason: Reason) -> int:
+    """What is done about a run whose flow has not begun."""
+    if reason is Reason.RELINQUISH:
+        return 1
+    from etl.attempt import hand_back  # noqa: PLC0415 - see main
+
+    hand_back()
+    return 0
+
+
+def _in_background(call: Callable[[], T]) -> Future[T]:
+    """Not by an executor, at whose threads Python would wait when the process ends."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as exc:  # noqa: BLE001 - SystemExit too; whoever asks for the result gets it
+            future.set_exception(exc)
+
+    threading.Thread(target=run, name=call.__name__, daemon=True).start()
+    return future
+
+
+def _is_in_the_image(deployment: dict[str, Any]) -> bool:
+    entrypoint = deployment.get("entrypoint") or ""
+    fetched = deployment.get("pull_steps") or deployment.get("storage_document_id") or deployment.get("path")
+    return "." in entrypoint and ":" not in entrypoint and not fetched
+
+
+def _become_prefects() -> NoReturn:
+    from prefect.cli import app  # noqa: PLC0415
 
     sys.argv = ["prefect", "flow-run", "execute"]
     app()
+    sys.exit(0)
+
+
+def _work_in(workspace: Path) -> None:
+    """Work in a copy of the working directory, as with Prefect's command: in the image nobody may write there.
+
+    The whole file system, where the image names no directory, is not copied.
+    """
+    origin = Path.cwd()
+    if origin != origin.parent:
+        shutil.copytree(
+            origin, workspace, symlinks=True, dirs_exist_ok=True, ignore=shutil.ignore_patterns(workspace.name)
+        )
+    os.chdir(workspace)
+    sys.path[:] = [str(workspace) if entry in ("", str(origin)) else entry for entry in sys.path]
+
+
+def _end(status: int) -> NoReturn:
+    """End the process at once: what was queued is sent, and Python's own way out takes long to take things apart.
+
+    Threads that the flow left at work are waited for, as Python does.
+    """
+    if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+        sys.exit(status)
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ BY_MESSAGE = [
     (re.compile(r"could not be submitted|failed to create|unable to create", re.IGNORECASE), "PL112"),
     (re.compile(r"not started within", re.IGNORECASE), "PL114"),
     (re.compile(r"pod is gone|job (ended or )?was deleted|no longer exists", re.IGNORECASE), "PL109"),
+    (re.compile(r"could not be loaded: |interrupted by an unexpected exception"), "PL107"),
     (re.compile(r"exited|status code|exit code|signal|has failed|job failed", re.IGNORECASE), "PL108"),
 ]
 PLACE = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<name>\S+)\n\s*(?P<code>[^\n]*)')

@@ -1,0 +1,101 @@
+"""The worker's command: `python -m prefect_worker --pool=…` is `prefect worker start` with a worker that is woken.
+
+Prefect's worker asks for runs every so often, and a run waits for the next time. Here Prefect's events, which tell of a
+scheduled run within a moment, have it ask at once. They only wake it: it goes on asking as before, so that an event
+that is missed costs the wait that there was.
+"""
+
+import asyncio
+import logging
+import random
+import sys
+import warnings
+from typing import Any
+
+from prefect.cli import app
+from prefect.events.clients import get_events_subscriber
+from prefect.events.filters import EventAnyResourceFilter, EventFilter, EventNameFilter
+from prefect.workers.base import BaseWorker
+from prefect_kubernetes.worker import KubernetesWorker
+
+# A run is scheduled when it is made, and again when it is to be tried again.
+_SCHEDULED = ["prefect.flow-run.Scheduled", "prefect.flow-run.AwaitingRetry"]
+_POOL_SECONDS = 1.0
+# Between two times that it is woken, so that a burst of events is not a burst of requests.
+_REST_SECONDS = 0.1
+_LONGEST_PAUSE_SECONDS = 30.0
+
+_log = logging.getLogger(__name__)
+
+
+class Woken(BaseWorker[Any, Any, Any]):
+    """A worker of any kind that asks for runs as soon as one is scheduled in its pool."""
+
+    type = "woken"
+
+    async def start(self, *arguments: Any, **options: Any) -> None:
+        """As Prefect's; listens meanwhile."""
+        woken = asyncio.Event()
+        beside = [asyncio.create_task(self._listen(woken)), asyncio.create_task(self._ask(woken))]
+        try:
+            await super().start(*arguments, **options)
+        finally:
+            for task in beside:
+                task.cancel()
+
+    async def _ask(self, woken: asyncio.Event) -> None:
+        while True:
+            await woken.wait()
+            woken.clear()
+            try:
+                await self.get_and_submit_flow_runs()
+            except Exception as exc:  # noqa: BLE001 - the worker's own asking is what says so, and gives up
+                _log.debug("could not ask: %s: %s", type(exc).__name__, exc)
+            await asyncio.sleep(_REST_SECONDS)
+
+    async def _listen(self, woken: asyncio.Event) -> None:
+        """Connect again and again, for as long as the worker runs."""
+        failures = 0
+        while True:
+            pool = self.work_pool_id
+            if pool is None:  # the worker has not found its pool yet
+                await asyncio.sleep(_POOL_SECONDS)
+                continue
+            wanted = EventFilter(
+                event=EventNameFilter(name=_SCHEDULED),
+                any_resource=EventAnyResourceFilter(id=[f"prefect.work-pool.{pool}"]),
+            )
+            try:
+                async with get_events_subscriber(filter=wanted, reconnection_attempts=0) as events:
+                    failures = 0
+                    woken.set()  # what was scheduled before somebody listened
+                    async for _ in events:
+                        woken.set()
+            except Exception as exc:  # noqa: BLE001 - whatever keeps the events away, the worker asks on its own
+                _log.debug("no events, runs are asked for now and then: %s: %s", type(exc).__name__, exc)
+            failures += 1
+            pause = min(_LONGEST_PAUSE_SECONDS, 2.0 ** min(failures, 10))
+            await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - not a secret: a fleet shall not return at once
+
+    @property
+    def work_pool_id(self) -> str | None:
+        """The pool's id, once the worker has read it."""
+        return str(self._work_pool.id) if self._work_pool else None
+
+
+def main() -> None:
+    """Run Prefect's command, which finds the worker by its type."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*The existing type will be overridden", category=UserWarning)
+
+        class WokenKubernetesWorker(Woken, KubernetesWorker):
+            """The Kubernetes worker, woken."""
+
+            type = KubernetesWorker.type
+
+    sys.argv = ["prefect", "worker", "start", "--type=kubernetes", *sys.argv[1:]]
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""`backfill`: every day of a year through the daily job, against as many runs of a plain flow that does its work."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import date, timedelta
+
+import httpx
+
+from ..benchmark import Benchmark, Figures, Setting, Target, Variant
+from ..machine import Unready
+from .ground import CLUSTER, prepared
+from .sides import Stock, awaited
+
+FIRST, DAYS, SHORT_DAYS = date(2013, 1, 1), 365, 4
+# As many pods as two cores have room for beside everything else; stock Prefect is held by the same CPU requests.
+AT_ONCE = 5
+WITHIN_SECONDS = 5400
+CALLERS = 10
+
+
+@contextmanager
+def opened(setting: Setting) -> Iterator[Callable[[Variant], Figures]]:
+    """A year of real flights at each side's source."""
+    days = [FIRST + timedelta(days=number) for number in range(SHORT_DAYS if setting.short else DAYS)]
+    with prepared(setting) as ground, Stock(cluster=CLUSTER, flow="daily").opened() as stock:
+        assert isinstance(stock, Stock)
+
+        def take(variant: Variant) -> Figures:
+            if variant.name == "stock":
+                return _stock(stock, days, setting)
+            return _ours(ground.ours.api, days, setting)
+
+        yield take
+
+
+def _ours(api: httpx.Client, days: list[date], setting: Setting) -> dict[str, float]:
+    asked = {"from": days[0].isoformat(), "to": days[-1].isoformat(), "mode": "all", "max_concurrent": AT_ONCE}
+    begun = time.time()
+    digest = api.post("/api/etl/backfill", json=asked).raise_for_status().json()["digest"]
+    made = api.post("/api/etl/backfill", json={**asked, "digest": digest}).raise_for_status()
+    progress = _Progress(setting, len(days))
+
+    def over() -> dict[str, int] | None:
+        document = api.get(made.headers["Location"]).raise_for_status().json()
+        progress.told(sum(document["counts"].get(state, 0) for state in ("Completed", "Failed", "Crashed")))
+        return dict(document["counts"]) if document["status"] == "finished" else None
+
+    counts = awaited(over, within=WITHIN_SECONDS, every=1, what="the backfill is finished")
+    seconds = time.time() - begun
+    if counts != {"Completed": len(days)}:
+        raise Unready(f"the backfill ended with {counts}")
+    return {"seconds": seconds, "days_per_second": len(days) / seconds}
+
+
+def _stock(stock: Stock, days: list[date], setting: Setting) -> dict[str, float]:
+    begun = time.time()
+    with ThreadPoolExecutor(CALLERS) as callers:
+        list(callers.map(lambda day: stock.start("stock", {"day": day.isoformat()}), days))
+    progress = _Progress(setting, len(days))
+
+    def over() -> float | None:
+        left = stock.unended("stock")
+        progress.told(len(days) - left)
+        return None if left else time.time()
+
+    seconds = awaited(over, within=WITHIN_SECONDS, every=1, what="every run has ended") - begun
+    states = Counter(one.state for one in stock.all_ended("stock", since=begun))
+    return {
+        "seconds": seconds,
+        "days_per_second": len(days) / seconds,
+        "runs_not_completed": float(len(days) - states["COMPLETED"]),
+    }
+
+
+class _Progress:
+    """A line for every tenth of the way."""
+
+    def __init__(self, setting: Setting, total: int) -> None:
+        self._say, self._total, self._tenths, self._begun = setting.say, total, 0, time.monotonic()
+
+    def told(self, done: int) -> None:
+        tenths = done * 10 // self._total
+        if tenths > self._tenths:
+            self._tenths = tenths
+            self._say(f"    {done} of {self._total} days after {time.monotonic() - self._begun:.0f} s")
+
+
+BACKFILL = Benchmark(
+    name="backfill",
+    what="the 365 days of 2013, all 336,776 flights, each day a run of its own",
+    variants=(
+        Variant(name="ours", title="ours", ours=True),
+        Variant(name="stock", title="stock Prefect, 365 flow runs"),
+    ),
+    targets=(
+        Target(
+            what="a year's backfill, against 365 runs of stock Prefect",
+            figure="seconds",
+            of="ours",
+            against="stock",
+            must=0.4,
+            aim=0.1,
+        ),
+    ),
+    opened=opened,
+    rounds=1,
+    notes=(
+        "Stock Prefect runs the flow of tests/faults/stock, which fetches a day and copies four columns of it; ours"
+        " checks every row, joins the weather, sums up and keeps a checksum. Five at once here; there as many as the"
+        " node's CPU requests let, which are the same."
+    ),
+)

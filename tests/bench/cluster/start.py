@@ -1,0 +1,123 @@
+"""`start`: one trivial run at a time, from the request to Completed, against stock Prefect and against a bare Job."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from statistics import median
+from typing import Any
+
+from ..benchmark import Benchmark, Figures, Setting, Target, Variant
+from ..machine import Unready
+from . import bare
+from .ground import Ground, prepared
+from .sides import Ended, Side, awaited
+
+RUN_SECONDS = 180
+_POD_SECONDS = 60
+
+
+@contextmanager
+def opened(setting: Setting) -> Iterator[Callable[[Variant], Figures]]:
+    """Each side warmed by one run, so that no sample pays for an image's first start."""
+    with prepared(setting) as ground:
+        functions = [_bare(ground, 0)["function_seconds"]]
+        for side, deployment in _SIDES.values():
+            setting.say(f"  a first run at {deployment}")
+            _run(ground, getattr(ground, side), deployment)
+
+        def take(variant: Variant) -> Figures:
+            if variant.name == "bare":
+                figures = _bare(ground, len(functions))
+                functions.append(figures["function_seconds"])
+                return figures
+            side, deployment = _SIDES[variant.name]
+            figures = _run(ground, getattr(ground, side), deployment)
+            return {**figures, "over_bare_seconds": figures["completed_seconds"] - median(functions)}
+
+        yield take
+
+
+def _bare(ground: Ground, number: int) -> dict[str, float]:
+    done = bare.run(ground.kubernetes, namespace="stock", image=ground.image, number=number)
+    figures = {"function_seconds": done.function_seconds, "completed_seconds": done.complete_seconds}
+    return figures | _taken(ground, done.uid)
+
+
+def _run(ground: Ground, side: Side, deployment: str) -> dict[str, float]:
+    begun = time.time()
+    asked = side.start(deployment)
+    answered = time.time()
+    flow_run_id = awaited(lambda: side.flow_run(asked), within=RUN_SECONDS, what=f"a flow run for {asked}")
+    ended: Ended = awaited(
+        lambda: side.ended(flow_run_id), within=RUN_SECONDS, every=0.25, what=f"flow run {flow_run_id} ended"
+    )
+    if ended.state != "COMPLETED":
+        raise Unready(f"flow run {flow_run_id} at {deployment} ended {ended.state}")
+
+    def gone() -> dict[str, Any] | None:
+        pod = side.pod(flow_run_id)
+        return pod if pod and pod["status"]["phase"] in {"Succeeded", "Failed"} else None
+
+    # The next sample shall not share the node with this one's pod.
+    pod = awaited(gone, within=_POD_SECONDS, every=0.25, what=f"the pod of {flow_run_id} has ended")
+    figures = {
+        "answered_seconds": answered - begun,
+        "completed_seconds": ended.at - begun,
+        "pod_ended_seconds": time.time() - begun,
+    }
+    return figures | _taken(ground, pod["metadata"]["uid"])
+
+
+def _taken(ground: Ground, uid: str) -> dict[str, float]:
+    taken = ground.node.taken(uid)
+    if taken is None:
+        raise Unready(f"pod {uid} left the node unread")
+    return {"cpu_seconds": taken.cpu_seconds, "peak_bytes": taken.peak_bytes}
+
+
+_SIDES = {"ours": ("ours", "trivial"), "stock": ("stock", "stock"), "tuned": ("stock", "tuned")}
+
+START = Benchmark(
+    name="start",
+    what="a run of a flow that does nothing, from the request to Completed, one at a time",
+    variants=(
+        Variant(name="ours", title="ours", ours=True),
+        Variant(name="bare", title="a bare Job, reported complete"),
+        Variant(name="stock", title="stock Prefect"),
+        Variant(name="tuned", title="Prefect tuned by settings: the worker asks every second"),
+    ),
+    targets=(
+        Target(
+            what="start → Completed, less the bare Job's function time, against stock's",
+            figure="over_bare_seconds",
+            of="ours",
+            against="stock",
+            must=0.18,
+            aim=0.10,
+        ),
+        Target(
+            what="start → Completed, against a bare Job reported complete",
+            figure="completed_seconds",
+            of="ours",
+            against="bare",
+            must=0.75,
+            aim=0.5,
+        ),
+        Target(
+            what="CPU seconds of a trivial flow's pod, against stock's",
+            figure="cpu_seconds",
+            of="ours",
+            against="stock",
+            must=0.38,
+            aim=0.25,
+        ),
+    ),
+    opened=opened,
+    rounds=15,
+    notes=(
+        "Completed is the moment that Prefect keeps of that state. A bare Job runs the same function in the same image;"
+        " Kubernetes reports it complete seconds after it has run. CPU and memory are those of the whole pod, from its"
+        " control group. Stock Prefect and the tuned worker share one Prefect server; all sides are on one kind node,"
+        " with the same CPU requests."
+    ),
+)
