@@ -1,5 +1,6 @@
 """The flow pod's entry until the flow begins: a bounded wait for the API, a claim, and SIGTERM meanwhile."""
 
+import asyncio
 import json
 import os
 import signal
@@ -39,7 +40,8 @@ class Api(BaseHTTPRequestHandler):
         self.end_headers()
         timeline = [
             {"type": "SCHEDULED", "timestamp": "2026-01-16T09:00:00Z"},
-            {"type": "SCHEDULED", "timestamp": "2026-01-16T09:05:00.5Z"},
+            {"type": "SCHEDULED", "name": "AwaitingRetry", "timestamp": "2026-01-16T09:05:00.5Z"},
+            {"type": "SCHEDULED", "name": "Late", "timestamp": "2026-01-16T09:05:20Z"},
             {"type": self.state_type, "timestamp": "2026-01-16T09:06:00Z"},
         ]
         answers: dict[str, object] = {
@@ -105,9 +107,9 @@ def pod(tmp_path: Path, **environment: str) -> subprocess.Popen[str]:
     """
     stand_in = tmp_path / "prefect"
     (stand_in / "client").mkdir(parents=True, exist_ok=True)
-    for empty in ("__init__", "flows", "client/__init__", "client/orchestration"):
+    for empty in ("__init__", "flows", "flow_engine", "client/__init__"):
         (stand_in / f"{empty}.py").touch()
-    (stand_in / "flow_engine.py").write_text(
+    (stand_in / "client" / "orchestration.py").write_text(
         "import os, time\n"
         "if 'SLOW_IMPORT' in os.environ:\n"
         "    print('importing', flush=True)\n"
@@ -198,6 +200,21 @@ def test_what_is_missing_is_named(tmp_path: Path, environment: dict[str, str], s
     assert says in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert done.stdout == ""
+
+
+async def test_a_run_is_claimed_as_soon_as_it_was_read(api: str, tmp_path: Path, warehouse: str) -> None:
+    """While Prefect is still imported: by the time it is, what was read may be long past."""
+    process = pod(tmp_path, PREFECT_API_URL=api, ETL_WAREHOUSE_URL=warehouse, SLOW_IMPORT="60")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "importing\n"
+    deadline = time.monotonic() + 30
+    async with claim.connected(warehouse) as connection:
+        while not await connection.fetchval("SELECT count(*) FROM claims"):
+            assert time.monotonic() < deadline, "the run is not claimed"
+            await asyncio.sleep(0.05)
+    assert process.poll() is None
+    process.kill()
+    process.communicate()
 
 
 RESCHEDULE = {"PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR": "reschedule"}

@@ -53,6 +53,8 @@ class Attempt:
     def claim(self) -> bool:
         """Claim the run and leave the claim in the environment; False: nothing is to be executed.
 
+        At once after the run was read: else it may have ended, and its last holder's lease too, in between.
+
         Where the warehouse cannot be reached, True without a claim: the flow will take it, and name what fails.
         """
         if self.run.state_type in _OVER:
@@ -106,8 +108,8 @@ class Attempt:
             time.sleep(PAUSE_SECONDS)
 
 
-def read() -> Attempt:
-    """Wait for the API and read the run that the environment names.
+def begin() -> tuple[Attempt, dict[str, Any]] | None:
+    """Wait for the API, claim the run that the environment names, and read its deployment; None: nothing to execute.
 
     What Prefect will log in this process carries the run's correlation id, by formats that it reads from the
     environment when it is imported, where nobody has set them.
@@ -120,7 +122,7 @@ def read() -> Attempt:
         ending = f"correlation_id={attempt.run.correlation_id}"
         line = f"%(asctime)s.%(msecs)03d | %(levelname)-7s | {who} - %(message)s | {ending}"
         os.environ.setdefault(variable, line)
-    return attempt
+    return (attempt, attempt.read_deployment()) if attempt.claim() else None
 
 
 def hand_back() -> None:

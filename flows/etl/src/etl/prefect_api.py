@@ -163,8 +163,12 @@ class PrefectApi:
 
 
 def _last_scheduled(timeline: list[dict[str, Any]]) -> datetime:
-    """When Prefect last scheduled the run; a run that never was (made as Pending) goes by its first state."""
-    times = [datetime.fromisoformat(state["timestamp"]) for state in timeline if state["type"] == "SCHEDULED"]
+    """When Prefect last scheduled the run; a run that never was (made as Pending) goes by its first state.
+
+    That it is called Late does not schedule it again: its process may be about to begin it.
+    """
+    scheduled = [state for state in timeline if state["type"] == "SCHEDULED" and state.get("name") != "Late"]
+    times = [datetime.fromisoformat(state["timestamp"]) for state in scheduled]
     if times:
         return max(times)
     return min((datetime.fromisoformat(state["timestamp"]) for state in timeline), default=datetime.now(UTC))

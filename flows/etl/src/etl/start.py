@@ -40,24 +40,23 @@ def main() -> NoReturn:
     """Execute the run that the environment names, and end the process."""
     ending = Ending(_finish_early, on_sigterm=_on_sigterm())
     ending.listen()
-    # Collecting garbage finds none in what imports make, and takes a tenth of their time.
+    # Collecting garbage finds none in what imports make, and takes its time.
     gc.disable()
     from etl import attempt, later  # noqa: PLC0415 - only now: loading this takes longer than all before
 
     for variable, value in _SETTINGS.items():
         os.environ.setdefault(variable, value)
     later.put_off()
-    reading = _in_background(attempt.read)
+    beginning = _in_background(attempt.begin)
     import prefect.client.orchestration  # noqa: PLC0415 - most of Prefect, but not what sets up its logging
     import prefect.flows  # noqa: PLC0415
 
-    found = reading.result()
-    claiming, telling = _in_background(found.claim), _in_background(found.read_deployment)
+    begun = beginning.result()
+    if begun is None:
+        sys.exit(0)
     import prefect.flow_engine  # noqa: F401, PLC0415
 
-    if not claiming.result():
-        sys.exit(0)
-    deployment = telling.result()
+    mine, deployment = begun
     if not _is_in_the_image(deployment):
         gc.enable()
         _become_prefects()
@@ -65,7 +64,7 @@ def main() -> NoReturn:
 
     with tempfile.TemporaryDirectory(prefix="flow-run-", ignore_cleanup_errors=True) as workspace:
         _work_in(Path(workspace))
-        status = Execution(found, entrypoint=deployment["entrypoint"], ending=ending).run()
+        status = Execution(mine, entrypoint=deployment["entrypoint"], ending=ending).run()
         os.chdir("/")
     _end(status)
 
