@@ -12,10 +12,11 @@ import sys
 import time
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 from local_platform.database import without_password
-from local_platform.demo import run_once
+from local_platform.demo import Progress, run_once
 from local_platform.errors import PartFailed, PlatformError
 from local_platform.ports import free_port, require_free
 from local_platform.processes import Processes
@@ -150,3 +151,16 @@ def test_a_shown_url_has_no_password() -> None:
     assert without_password("postgresql://me:hunter2@db:5432/warehouse") == "postgresql://me@db:5432/warehouse"
     embedded = "postgresql://postgres:@/warehouse?host=/tmp/pg"
     assert without_password(embedded) == "postgresql://postgres@/warehouse?host=/tmp/pg"
+
+
+async def test_the_demo_shows_the_steps_that_are_logged_after_the_end() -> None:
+    """A short run's lines come in pieces, the last of them when the run has ended: none is left out."""
+    pieces = [['{"step": "extract"}'], [], ['{"step": "load"}', "Finished in state Completed()"], ["never asked for"]]
+
+    def answer(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, json=[{"message": message} for message in pieces.pop(0)])
+
+    async with httpx.AsyncClient(base_url="http://prefect", transport=httpx.MockTransport(answer)) as client:
+        shown = await Progress(client).new_steps("run", patient=True)
+    assert [line.strip() for line in shown] == ["extract:", "load:"]
+    assert pieces == [["never asked for"]]

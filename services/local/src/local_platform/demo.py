@@ -17,6 +17,8 @@ from local_platform.errors import PartFailed
 from local_platform.stack import Stack
 
 _LOG_WITHIN_SECONDS = 5.0
+# What Prefect logs last of a run that its process saw to the end.
+_LAST_LINE = "Finished in state "
 _FINISHED_WITHIN_SECONDS = 180.0
 _NOT_SHOWN = {"step", "run_id", "correlation_id", "checksum"}
 _FINAL = {"Completed", "Failed", "Crashed", "Cancelled"}
@@ -42,7 +44,7 @@ async def run_once(stack: Stack, *, on_state: Callable[[str], None]) -> dict[str
         httpx.AsyncClient(base_url=stack.api_url, timeout=10) as client,
         httpx.AsyncClient(base_url=f"{stack.prefect_url}/api", timeout=10) as prefect,
     ):
-        progress = _Progress(prefect)
+        progress = Progress(prefect)
         accepted = await client.post("/api/etl/start", json={})
         if accepted.status_code != httpx.codes.ACCEPTED:
             raise PartFailed("orchestrator", f"refused to start a run: {accepted.text}", _log(stack, "orchestrator"))
@@ -120,25 +122,24 @@ async def _named(stack: Stack) -> AsyncIterator[None]:
         raise PartFailed(part, problem, _log(stack, part)) from exc
 
 
-class _Progress:
+class Progress:
     """The step lines that the run has logged since last asked."""
 
     def __init__(self, prefect: httpx.AsyncClient) -> None:
         self._prefect = prefect
         self._seen = 0
-        self._any = False
+        self._complete = False
 
     async def new_steps(self, flow_run_id: str | None, *, patient: bool = False) -> list[str]:
-        """The steps since; `patient`: wait a little for the first, since a short run's log comes after its end."""
+        """The steps since; `patient`: wait a little for the log's last line, which comes after the run's end."""
         if flow_run_id is None:
             return []
         deadline = time.monotonic() + _LOG_WITHIN_SECONDS
-        while True:
-            steps = await self._look(flow_run_id)
-            self._any = self._any or bool(steps)
-            if self._any or not patient or time.monotonic() > deadline:
-                return steps
+        steps = await self._look(flow_run_id)
+        while patient and not self._complete and time.monotonic() < deadline:
             await asyncio.sleep(0.2)
+            steps += await self._look(flow_run_id)
+        return steps
 
     async def _look(self, flow_run_id: str) -> list[str]:
         logs = await self._prefect.post(
@@ -152,6 +153,7 @@ class _Progress:
         )
         messages = [entry["message"] for entry in logs.raise_for_status().json()]
         self._seen += len(messages)
+        self._complete = self._complete or any(message.startswith(_LAST_LINE) for message in messages)
         return [_describe(json.loads(message)) for message in messages if message.startswith('{"step"')]
 
 
