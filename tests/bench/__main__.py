@@ -1,6 +1,6 @@
 """The command behind `make bench` and `make bench-report`.
 
-    python -m tests.bench run [--names "load accept"] [--short] [--rounds 10] [--seed 1]
+    python -m tests.bench run [--names "load start"] [--short] [--rounds 10] [--seed 1]
     python -m tests.bench report
 
 A run leaves the raw samples of each benchmark in a file of its own, in place of those of the run before, and then
