@@ -3,16 +3,22 @@
 Prefect's worker asks for runs every so often, and a run waits for the next time. Here Prefect's events, which tell of a
 scheduled run within a moment, have it ask at once. They only wake it: it goes on asking as before, so that an event
 that is missed costs the wait that there was.
+
+Some runs are meant for a pod that is there: one that has just executed another run of the same backfill. They carry a
+label that says for how long; only when no pod has taken such a run by then is it the worker's.
 """
 
 import asyncio
 import logging
 import random
 import sys
+import time
 import warnings
 from typing import Any
+from uuid import UUID
 
 from prefect.cli import app
+from prefect.client.schemas.responses import WorkerFlowRunResponse
 from prefect.events.clients import get_events_subscriber
 from prefect.events.filters import EventAnyResourceFilter, EventFilter, EventNameFilter
 from prefect.workers.base import BaseWorker
@@ -20,6 +26,8 @@ from prefect_kubernetes.worker import KubernetesWorker
 
 # A run is scheduled when it is made, and again when it is to be tried again.
 _SCHEDULED = ["prefect.flow-run.Scheduled", "prefect.flow-run.AwaitingRetry"]
+# The label of a run that is left to pods for so many seconds.
+LEFT_TO_PODS_LABEL = "pipelines.left-to-pods-seconds"
 _POOL_SECONDS = 1.0
 # Between two times that it is woken, so that a burst of events is not a burst of requests.
 _REST_SECONDS = 0.1
@@ -33,27 +41,46 @@ class Woken(BaseWorker[Any, Any, Any]):
 
     type = "woken"
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        """As Prefect's."""
+        super().__init__(*arguments, **options)
+        self._woken = asyncio.Event()
+        # When each run that is left to pods was first seen: by this clock, since it is another host that made it.
+        self._left_since: dict[UUID, float] = {}
+        self._again: asyncio.TimerHandle | None = None
+
     async def start(self, *arguments: Any, **options: Any) -> None:
         """As Prefect's; listens meanwhile."""
-        woken = asyncio.Event()
-        beside = [asyncio.create_task(self._listen(woken)), asyncio.create_task(self._ask(woken))]
+        beside = [asyncio.create_task(self._listen()), asyncio.create_task(self._ask())]
         try:
             await super().start(*arguments, **options)
         finally:
             for task in beside:
                 task.cancel()
 
-    async def _ask(self, woken: asyncio.Event) -> None:
+    async def _ask(self) -> None:
         while True:
-            await woken.wait()
-            woken.clear()
+            await self._woken.wait()
+            self._woken.clear()
             try:
                 await self.get_and_submit_flow_runs()
             except Exception as exc:  # noqa: BLE001 - the worker's own asking is what says so, and gives up
                 _log.debug("could not ask: %s: %s", type(exc).__name__, exc)
             await asyncio.sleep(_REST_SECONDS)
 
-    async def _listen(self, woken: asyncio.Event) -> None:
+    async def _get_scheduled_flow_runs(self) -> list[WorkerFlowRunResponse]:
+        """Those that are not left to pods; what is, is asked for again when its time is over."""
+        found = await super()._get_scheduled_flow_runs()
+        now = time.monotonic()
+        self._left_since = {one.flow_run.id: self._left_since.get(one.flow_run.id, now) for one in found}
+        left = [self._left_since[one.flow_run.id] + _left_seconds(one) - now for one in found]
+        later = [seconds for seconds in left if seconds > 0]
+        if self._again is not None:
+            self._again.cancel()
+        self._again = asyncio.get_running_loop().call_later(min(later), self._woken.set) if later else None
+        return [one for one, seconds in zip(found, left, strict=True) if seconds <= 0]
+
+    async def _listen(self) -> None:
         """Connect again and again, for as long as the worker runs."""
         failures = 0
         while True:
@@ -68,9 +95,9 @@ class Woken(BaseWorker[Any, Any, Any]):
             try:
                 async with get_events_subscriber(filter=wanted, reconnection_attempts=0) as events:
                     failures = 0
-                    woken.set()  # what was scheduled before somebody listened
+                    self._woken.set()  # what was scheduled before somebody listened
                     async for _ in events:
-                        woken.set()
+                        self._woken.set()
             except Exception as exc:  # noqa: BLE001 - whatever keeps the events away, the worker asks on its own
                 _log.debug("no events, runs are asked for now and then: %s: %s", type(exc).__name__, exc)
             failures += 1
@@ -81,6 +108,11 @@ class Woken(BaseWorker[Any, Any, Any]):
     def work_pool_id(self) -> str | None:
         """The pool's id, once the worker has read it."""
         return str(self._work_pool.id) if self._work_pool else None
+
+
+def _left_seconds(found: WorkerFlowRunResponse) -> float:
+    seconds = found.flow_run.labels.get(LEFT_TO_PODS_LABEL, 0)
+    return float(seconds) if isinstance(seconds, int | float) else 0.0
 
 
 def main() -> None:

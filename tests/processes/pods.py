@@ -52,7 +52,7 @@ class Platform:
     home: Path
     processes: list[subprocess.Popen[str]] = field(default_factory=list)
 
-    def accept(self, day: date = DAY, **labels: str) -> str:
+    def accept(self, day: date = DAY, **labels: str | int) -> str:
         """Create a flow run as the orchestrator does, and return its id."""
         run_id = str(uuid.uuid4())
         answer = self.prefect.post(

@@ -1,7 +1,9 @@
 """Backfills: shown first, then exactly that, so many at once, and no day twice."""
 
 import asyncio
+import time
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -10,7 +12,8 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from orchestrator.backfills import Mode, Plan, Range, Run
+from orchestrator import dispatch
+from orchestrator.backfills import Mode, Plan, Range, Run, Wanted
 from orchestrator.errors import InvalidRequest
 from orchestrator.ledger import backfilling
 from orchestrator.ledger.tables import run_events, runs
@@ -64,6 +67,10 @@ async def create(client: httpx.AsyncClient, **changes: Any) -> dict[str, Any]:
     return told
 
 
+def wanted(days: Range, mode: Mode = Mode.MISSING) -> Wanted:
+    return Wanted(pipeline="etl", range=days, mode=mode, max_concurrent=4)
+
+
 def test_each_mode_picks_its_days() -> None:
     """What decides is the day's last run; for missing, whether any run completed it; a run under way keeps it out."""
 
@@ -91,10 +98,10 @@ def test_each_mode_picks_its_days() -> None:
         Mode.DEGRADED: {"degraded"},
         Mode.ALL: set(histories) - {"failed, then running", "late"},
     }
-    for mode, wanted in expected.items():
-        plan = Plan.of("etl", days, mode, max_concurrent=4, history=history)
+    for mode, names in expected.items():
+        plan = Plan.of(wanted(days, mode), history)
         picked = {name for name, day in zip(histories, plan.days, strict=True) if day.included}
-        assert picked == wanted, mode
+        assert picked == names, mode
         assert all(day.reason for day in plan.days)
 
 
@@ -109,16 +116,17 @@ def test_a_digest_stands_for_one_plan(states: list[State | None], data: st.DataO
         for number, (day, state) in enumerate(zip(days.days, states, strict=True))
         if state
     }
-    plan = Plan.of("etl", days, Mode.MISSING, max_concurrent=4, history=history)
-    again = Plan.of("etl", days, Mode.MISSING, max_concurrent=4, history=dict(history))
+    plan = Plan.of(wanted(days), history)
+    again = Plan.of(wanted(days), dict(history))
     assert plan.digest == again.digest
     assert again.differences(plan.written) == []
     changed = data.draw(st.sampled_from(days.days))
     new = Run(run_id=UUID(int=99), state=State.COMPLETED, state_name="Completed")
-    other = Plan.of("etl", days, Mode.MISSING, max_concurrent=4, history=history | {changed: [new]})
+    other = Plan.of(wanted(days), history | {changed: [new]})
     assert other.digest != plan.digest
     assert [day for day, _ in other.differences(plan.written)] == [changed.isoformat()]
-    assert Plan.of("etl", days, Mode.MISSING, max_concurrent=5, history=history).digest != plan.digest
+    for limit in ("max_concurrent", "runs_per_pod"):
+        assert Plan.of(replace(wanted(days), **{limit: 5}), history).digest != plan.digest
 
 
 def test_a_range_has_an_order_and_an_end() -> None:
@@ -139,6 +147,8 @@ def test_a_range_has_an_order_and_an_end() -> None:
         ({"from": "soon"}, "from 'soon' is not a date"),
         ({"mode": "some"}, "body.mode"),
         ({"max_concurrent": 0}, "body.max_concurrent"),
+        ({"runs_per_pod": 0}, "body.runs_per_pod"),
+        ({"runs_per_pod": 1001}, "body.runs_per_pod"),
         ({"digest": "x"}, "body.digest"),
         ({"until": "2026-03-01"}, "body.until"),
     ],
@@ -224,13 +234,11 @@ async def test_no_more_go_at_once_than_allowed(db: AsyncEngine) -> None:
     wire = PrefectWire()
     await know(db, wire)
     days = Range(first=FIRST, last=FIRST + timedelta(days=11))
-    plan = await backfilling.shown(db, "etl", days, Mode.ALL, max_concurrent=3)
+    asked = Wanted(pipeline="etl", range=days, mode=Mode.ALL, max_concurrent=3)
+    plan = await backfilling.shown(db, asked)
     backfill_id, made = await backfilling.create(
         db,
-        "etl",
-        days,
-        Mode.ALL,
-        max_concurrent=3,
+        asked,
         digest=plan.digest,
         parameters={},
         correlation_id="c",
@@ -262,6 +270,60 @@ async def test_no_more_go_at_once_than_allowed(db: AsyncEngine) -> None:
     progress = await backfilling.progress(db, "etl", backfill_id)
     assert progress is not None
     assert (progress.queued, sum(progress.counts.values())) == (0, 12)
+
+
+async def test_each_run_says_whose_pod_may_execute_it(serve: Serve) -> None:
+    """The first runs get pods of their own; later ones are left to those pods, and all are found by the backfill."""
+    wire = PrefectWire()
+    async with serve(wire, poll_seconds=0.1) as client:
+        made = await create(client, max_concurrent=2, runs_per_pod=3)
+        assert (made["max_concurrent"], made["runs_per_pod"]) == (2, 3)
+
+        async def finished() -> bool:
+            for one in list(wire.flow_runs.values()):
+                if one["state"]["type"] == "SCHEDULED" and len(wire.creations) >= 2:
+                    wire.move(one["id"], "COMPLETED")
+            return len(wire.creations) == 6
+
+        await eventually(finished, within=20, what="all six runs are handed over")
+    backfill = {"pipelines.backfill-id": made["backfill_id"], "pipelines.runs-per-pod": 3}
+    for number, creation in enumerate(wire.creations):
+        left = {"pipelines.left-to-pods-seconds": 5} if number >= 2 else {}
+        told = {key: value for key, value in creation["labels"].items() if key in backfill.keys() | left.keys()}
+        assert told == backfill | left, number
+        assert f"backfill:{made['backfill_id']}" in creation["tags"]
+
+
+async def test_where_each_run_has_its_pod_no_run_is_left_to_another(serve: Serve) -> None:
+    """The plain form: the worker takes each at once."""
+    wire = PrefectWire()
+    async with serve(wire, poll_seconds=0.1) as client:
+        made = await create(client, max_concurrent=100)
+        assert made["runs_per_pod"] == 1
+
+        async def handed_over() -> bool:
+            return len(wire.creations) == made["total"]
+
+        await eventually(handed_over, within=20, what="all runs are handed over")
+    for creation in wire.creations:
+        assert not [key for key in creation["labels"] if "pod" in key]
+
+
+async def test_the_next_run_of_a_backfill_goes_when_one_has_ended(serve: Serve) -> None:
+    """At once, not when the dispatcher would have looked again."""
+    wire = PrefectWire()
+    async with serve(wire, poll_seconds=0.1) as client:
+        await create(client, max_concurrent=1)
+
+        async def ended() -> bool:
+            for one in list(wire.flow_runs.values()):
+                if one["state"]["type"] == "SCHEDULED":
+                    wire.move(one["id"], "COMPLETED")
+            return len(wire.creations) == 6
+
+        began = time.monotonic()
+        await eventually(ended, within=30, what="six runs, one after another")
+        assert time.monotonic() - began < 5 * dispatch.IDLE_SECONDS
 
 
 async def test_a_queue_of_a_backfill_holds_nobody_up(serve: Serve) -> None:

@@ -115,6 +115,19 @@ async def test_only_what_belongs_to_the_runs_is_asked_for() -> None:
     assert all(len(path) < 400 for _, path in wire.requests)
 
 
+async def test_what_executes_several_runs_is_told_as_each_ones() -> None:
+    """Its labels name one of them, its host; the others are found by that."""
+    wire = ClusterWire()
+    wire.add_job(str(FLOW_RUN))
+    wire.add_pod(str(FLOW_RUN))
+    guest, other = uuid4(), uuid4()
+    async with asking(wire) as (kubernetes, _):
+        for found in (kubernetes.jobs, kubernetes.pods):
+            assert [one.flow_run_id for one in await found([guest], pods_of={guest: FLOW_RUN})] == [guest]
+            told = await found(pods_of={guest: FLOW_RUN, other: uuid4()})
+            assert [one.flow_run_id for one in told] == [FLOW_RUN, guest]
+
+
 async def test_warnings_about_objects_are_found_oldest_first() -> None:
     """Both kinds of events that Kubernetes writes; other objects' are left out."""
     wire = ClusterWire()

@@ -41,7 +41,7 @@ async def test_migrations_make_exactly_the_tables(db: AsyncEngine) -> None:
     async with db.begin() as connection:
         assert await connection.run_sync(difference) == []
         indexes = await connection.execute(text("SELECT count(*) FROM pg_indexes WHERE indexname LIKE 'run%'"))
-        assert indexes.scalar_one() == 18
+        assert indexes.scalar_one() == 19
     await migrations.check(db)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
-from orchestrator.backfills import Mode, Range
+from orchestrator.backfills import Mode, Range, Wanted
 from orchestrator.ledger import backfilling, cancellation
 from orchestrator.ledger.tables import cancellations
 from sqlalchemy import func, select, update
@@ -253,13 +253,11 @@ async def test_a_rerun_keeps_its_place_in_a_backfill(db: AsyncEngine, recovering
     wire = PrefectWire()
     await know(db, wire)
     days = Range(first=date(2026, 3, 1), last=date(2026, 3, 2))
-    plan = await backfilling.shown(db, "etl", days, Mode.MISSING, max_concurrent=1)
+    asked = Wanted(pipeline="etl", range=days, mode=Mode.MISSING, max_concurrent=1)
+    plan = await backfilling.shown(db, asked)
     backfill_id, _ = await backfilling.create(
         db,
-        "etl",
-        days,
-        Mode.MISSING,
-        max_concurrent=1,
+        asked,
         digest=plan.digest,
         parameters={},
         correlation_id="c",

@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 from orchestrator import remedies
 from orchestrator.ledger import reasons
+from orchestrator.ledger.tables import runs
 from orchestrator.reasons import Reason
+from sqlalchemy import func, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from .cluster import ClusterWire, saying
@@ -150,6 +152,69 @@ async def test_a_running_run_whose_pod_is_gone_is_crashed_and_rerun(
         ("Running", "Running", None),
         ("Scheduled", "AwaitingRetry", "attempt 2 of 3: its pod is gone, and Prefect was not told how it ended"),
     ]
+
+
+async def hosted(db: AsyncEngine, wire: PrefectWire, cluster: ClusterWire, follow: Follow) -> str:
+    """A run that is executed in the pod of another, which is over; its flow run's id."""
+    for _ in range(2):
+        await handed_over_run(db, wire)
+    host, guest = wire.flow_runs
+    for flow_run_id in (host, guest):
+        wire.move(flow_run_id, "RUNNING")
+    wire.move(host, "COMPLETED")
+    wire.flow_runs[guest]["labels"] = {"pipelines.pod-of": host}
+    cluster.add_job(host, active=1)
+    cluster.add_pod(host, phase="Running")
+    await following(follow, wire)
+    return guest
+
+
+@pytest.mark.usefixtures("hurried")
+async def test_a_run_in_anothers_pod_goes_on_with_it(db: AsyncEngine, recovering: Recovering, follow: Follow) -> None:
+    """No Job bears its name, and the one of its host stays although that run has long been over."""
+    wire, cluster = PrefectWire(), ClusterWire()
+    await hosted(db, wire, cluster, follow)
+    async with db.begin() as connection:
+        ended = update(runs).where(runs.c.ended_at.is_not(None))
+        await connection.execute(ended.values(ended_at=func.now() - timedelta(hours=1)))
+    async with recovering(wire, cluster) as watched:
+        await watched.look()
+        await watched.look()
+    assert watched.acted == []
+
+
+@pytest.mark.usefixtures("hurried")
+async def test_a_run_whose_hosts_pod_is_gone_is_crashed_and_rerun(
+    db: AsyncEngine, recovering: Recovering, follow: Follow
+) -> None:
+    """As one whose own pod is gone."""
+    wire, cluster = PrefectWire(), ClusterWire()
+    guest = await hosted(db, wire, cluster, follow)
+    cluster.objects["jobs"].clear()
+    cluster.objects["pods"].clear()
+    async with recovering(wire, cluster) as watched:
+        await watched.look()
+        await watched.look()
+    assert watched.acted == ["crash", "rerun"]
+    assert wire.flow_runs[guest]["state"]["name"] == "AwaitingRetry"
+
+
+async def test_a_pod_without_a_run_is_left_for_a_while(
+    db: AsyncEngine, recovering: Recovering, follow: Follow
+) -> None:
+    """It waits for its next run; when none has come for long, it is taken for left behind."""
+    wire, cluster = PrefectWire(), ClusterWire()
+    wire.move(await hosted(db, wire, cluster, follow), "COMPLETED")
+    await following(follow, wire)
+    async with recovering(wire, cluster) as watched:
+        for last_ended in (timedelta(seconds=1), timedelta(hours=1)):
+            assert watched.acted == []
+            async with db.begin() as connection:
+                await connection.execute(update(runs).values(ended_at=func.now() - timedelta(hours=1)))
+                guests = update(runs).where(runs.c.pod_of.is_not(None))
+                await connection.execute(guests.values(ended_at=func.now() - last_ended))
+            await watched.look()
+    assert watched.acted == ["remove_job"]
 
 
 @pytest.mark.usefixtures("hurried")

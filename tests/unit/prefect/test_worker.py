@@ -15,9 +15,10 @@ import pytest
 from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_URL, PREFECT_WORKER_QUERY_SECONDS, temporary_settings
 from prefect.workers.base import BaseJobConfiguration, BaseVariables, BaseWorker, BaseWorkerResult
-from prefect_worker import Woken
+from prefect_worker import LEFT_TO_PODS_LABEL, Woken
 
 TAKEN_SECONDS = 60
+LEFT_SECONDS = 15
 
 
 class Taking(Woken, BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerResult]):
@@ -84,6 +85,32 @@ async def test_a_run_is_taken_when_it_is_scheduled(prefect_server: str, api: htt
             answer = await api.post(f"/flow_runs/{again}/set_state", json={"state": state, "force": True})
             assert answer.raise_for_status().json()["status"] == "ACCEPT"
             await taken(api, again)
+        finally:
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
+
+
+async def test_a_run_meant_for_a_pod_is_left_to_it(prefect_server: str, api: httpx.AsyncClient) -> None:
+    """For as long as its label says, while other runs are taken; then it is taken by a worker that asks once an hour."""
+    deployment = await deployed(api, f"woken-{uuid.uuid4().hex[:8]}")
+    pool = (await api.get(f"/deployments/{deployment}")).raise_for_status().json()["work_pool_name"]
+
+    async def made(**body: Any) -> str:
+        answer = await api.post(f"/deployments/{deployment}/create_flow_run", json=body)
+        return str(answer.raise_for_status().json()["id"])
+
+    with temporary_settings({PREFECT_API_URL: prefect_server, PREFECT_WORKER_QUERY_SECONDS: 3600}):
+        working = asyncio.create_task(Taking(work_pool_name=pool).start(printer=lambda *_: None))
+        try:
+            await taken(api, await made())
+            left = await made(labels={LEFT_TO_PODS_LABEL: LEFT_SECONDS})
+            began = time.monotonic()
+            for _ in range(3):
+                await taken(api, await made())
+            assert time.monotonic() - began < LEFT_SECONDS, "the others were taken too slowly to tell"
+            assert (await api.get(f"/flow_runs/{left}")).json()["state_type"] == "SCHEDULED"
+            await taken(api, left)
+            assert time.monotonic() - began > LEFT_SECONDS - 1
         finally:
             working.cancel()
             await asyncio.gather(working, return_exceptions=True)

@@ -18,21 +18,17 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from etl import claim
+from etl import claim, log_lines
 from etl.prefect_api import PAUSE_SECONDS, ApiRefused, PrefectApi, Scheduled
+
+# The environment variable that names the run, to Prefect too.
+_RUN = "PREFECT__FLOW_RUN_ID"
 
 # A run in one of these states is not executed again; a run that was only believed dead (Crashed) may be.
 _OVER = frozenset({"COMPLETED", "FAILED", "CANCELLED"})
 
 # A run in one of these is handed back: it waits for its process, or runs, or was left so by a process that died.
 _HANDED_BACK = frozenset({"PENDING", "RUNNING", "CRASHED"})
-
-# Prefect's own formats, with the correlation id at the end; its ids have no character that a format would expand.
-_LOG_FORMATS = {
-    "PREFECT_LOGGING_FORMATTERS_STANDARD_FORMAT": "%(name)s",
-    "PREFECT_LOGGING_FORMATTERS_STANDARD_FLOW_RUN_FMT": "Flow run %(flow_run_name)r",
-    "PREFECT_LOGGING_FORMATTERS_STANDARD_TASK_RUN_FMT": "Task run %(task_run_name)r",
-}
 
 # How long to try for a claim, at most. After that the flow, which names its failures in Prefect, tries once more.
 _CLAIM_WITHIN_SECONDS = 10.0
@@ -111,18 +107,26 @@ class Attempt:
 def begin() -> tuple[Attempt, dict[str, Any]] | None:
     """Wait for the API, claim the run that the environment names, and read its deployment; None: nothing to execute.
 
-    What Prefect will log in this process carries the run's correlation id, by formats that it reads from the
-    environment when it is imported, where nobody has set them.
+    What Prefect logs carries the run's correlation id (see etl.log_lines).
 
     Raises:
         SystemExit: the run cannot be executed; the text says what to set.
     """
     attempt = _read(_wait_seconds())
-    for variable, who in _LOG_FORMATS.items():
-        ending = f"correlation_id={attempt.run.correlation_id}"
-        line = f"%(asctime)s.%(msecs)03d | %(levelname)-7s | {who} - %(message)s | {ending}"
-        os.environ.setdefault(variable, line)
+    log_lines.carry(attempt.run.correlation_id)
     return (attempt, attempt.read_deployment()) if attempt.claim() else None
+
+
+def go_on(flow_run_id: UUID, *, after: Attempt) -> Attempt | None:
+    """Claim a run that this process took when another was over; None: nothing to execute. The environment names it.
+
+    Raises:
+        SystemExit: the API refuses, or does not answer in time.
+    """
+    os.environ[_RUN] = str(flow_run_id)
+    attempt = _read(after.wait_seconds)
+    log_lines.carry_another(attempt.run.correlation_id, before=after.run.correlation_id)
+    return attempt if attempt.claim() else None
 
 
 def hand_back() -> None:
@@ -151,9 +155,9 @@ def hand_back() -> None:
 
 def _read(within_seconds: float) -> Attempt:
     try:
-        flow_run_id = UUID(os.environ.get("PREFECT__FLOW_RUN_ID", ""))
+        flow_run_id = UUID(os.environ.get(_RUN, ""))
     except ValueError:
-        sys.exit("PREFECT__FLOW_RUN_ID is not a flow run's id: the Prefect worker sets it in the Job of a run")
+        sys.exit(f"{_RUN} is not a flow run's id: the Prefect worker sets it in the Job of a run")
     try:
         api = PrefectApi(os.environ.get("PREFECT_API_URL", ""), auth_string=os.environ.get("PREFECT_API_AUTH_STRING"))
         run = api.read_flow_run(flow_run_id, within_seconds=within_seconds)

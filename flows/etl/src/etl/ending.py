@@ -34,7 +34,7 @@ class Reason(StrEnum):
 
 
 class Ending:
-    """The process's one way to end early. `listen`, `begin` and `over` are the main thread's to call."""
+    """The process's one way to end early. All but `cancel` and `reason` are the main thread's to call."""
 
     def __init__(self, finish: Callable[[Reason], int], *, on_sigterm: Reason) -> None:
         """What SIGTERM means is `on_sigterm`. `finish` carries an ending out and gives the process's exit status."""
@@ -86,6 +86,19 @@ class Ending:
         if late:
             self._leave()
         return reason
+
+    def rest(self, finish: Callable[[Reason], int]) -> None:
+        """The flow is over, and another may begin: until then an ending is carried out by `finish`, at once.
+
+        Never returns where the process is to end already.
+        """
+        with self._lock:
+            self.finish = finish
+            self._stop = None
+            self._over.clear()
+            reason = self._reason
+        if reason is not None:
+            leave(finish, reason)
 
     def cancel(self) -> None:
         """End the process because the run was cancelled; any thread may call this."""

@@ -33,7 +33,6 @@ from prefect.logging.loggers import flow_run_logger
 from prefect.states import Cancelling, Crashed, exception_to_crashed_state
 from prefect.utilities import engine as engine_utilities
 
-from etl import later
 from etl.attempt import Attempt, hand_back
 from etl.ending import Ending, Reason
 from etl.prefect_api import ApiRefused
@@ -53,6 +52,11 @@ _CANCELLED = "Flow run was cancelled successfully."
 _FINAL = frozenset({"COMPLETED", "FAILED", "CANCELLED", "CRASHED"})
 
 
+# Prefect's own, which replacements for one run leave all others to; see `fit`.
+_observe: Callable[..., AbstractContextManager[None]] = vars(flow_engine)["observe_flow_run_suspension"]
+_send_heartbeats: Callable[..., AbstractContextManager[None]] = vars(flow_engine)["_send_heartbeats"]
+
+
 class Execution:
     """One flow run, from its flow's import to the process's exit status."""
 
@@ -62,8 +66,14 @@ class Execution:
         self._ending = ending
         self._flow_run = FlowRun.model_validate(attempt.run.told)
         self._flow: Flow[..., Any] | None = None
+        self._in_order = False
         self._log = flow_run_logger(self._flow_run)
         ending.finish = self._finish
+
+    @property
+    def in_order(self) -> bool:
+        """Whether the flow came to an end of its own, good or bad, which leaves the process fit for another run."""
+        return self._in_order
 
     def run(self) -> int:
         """Run the flow, report what the engine does not, and send what is queued; the exit status.
@@ -78,7 +88,6 @@ class Execution:
         return status
 
     def _run(self) -> int:
-        later.know_blocks()
         try:
             flow = self._flow = _load(self._entrypoint)
         except BaseException as exc:  # noqa: BLE001 - a module may also call sys.exit
@@ -87,8 +96,9 @@ class Execution:
             return self._crash(f"Flow run could not start: the flow {self._entrypoint} could not be loaded: {cause}")
         finally:
             # What was imported, with garbage collection off (see etl.start), stays.
-            gc.freeze()
-            gc.enable()
+            if not gc.isenabled():
+                gc.freeze()
+                gc.enable()
         watch = Watch(self._flow_run, flow_name=flow.name, api=self._attempt.api, on_cancelling=self._ending.cancel)
         fit(self._flow_run, self._ending, watch)
         crash: BaseException | None = None
@@ -106,10 +116,14 @@ class Execution:
             pass
         except BaseException as exc:  # noqa: BLE001 - SystemExit too ends a flow, and is reported
             crash = exc
+        watch.stop()
         reason = self._ending.over()
         if reason is not None or cancelling:
             return self._finish(reason or Reason.CANCEL)
-        return 0 if crash is None else self._crash(_crash_message(crash))
+        if crash is not None:
+            return self._crash(_crash_message(crash))
+        self._in_order = True
+        return 0
 
     def _stopped(self) -> BaseException:
         """What stops the flow. The engine asks why, and then leaves the run's next state to this process.
@@ -184,17 +198,14 @@ def fit(flow_run: FlowRun, ending: Ending, watch: Watch) -> None:
     Crashed. Its observer of suspensions, which opens a websocket, and has the flow wait for it, in the shortest run
     too: the watch sees those as well. And its heartbeats for this run, whose thread the end of a flow waits for.
     """
-    observe: Callable[..., AbstractContextManager[None]] = vars(flow_engine)["observe_flow_run_suspension"]
-    send_heartbeats: Callable[..., AbstractContextManager[None]] = vars(flow_engine)["_send_heartbeats"]
-
     def observe_here(flow_run_id: UUID, request: FlowRunSuspensionRequest) -> AbstractContextManager[None]:
         mine = flow_run_id == flow_run.id
-        return watch.suspension(request.mark_requested) if mine else observe(flow_run_id, request)
+        return watch.suspension(request.mark_requested) if mine else _observe(flow_run_id, request)
 
     def beat_here(engine: BaseFlowRunEngine[Any, Any], join_on_exit: bool = True) -> AbstractContextManager[None]:
         mine = engine.flow_run is not None and engine.flow_run.id == flow_run.id
         seconds = engine.heartbeat_seconds
-        return watch.beating(seconds) if mine and seconds else send_heartbeats(engine, join_on_exit)
+        return watch.beating(seconds) if mine and seconds else _send_heartbeats(engine, join_on_exit)
 
     # Else the engine would write a cancellation's states itself, for which a blocked one is no help.
     os.environ["PREFECT__ENABLE_CANCELLATION_AND_CRASHED_HOOKS"] = "false"

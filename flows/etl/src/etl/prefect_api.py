@@ -12,7 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
-from uuid import UUID
+from urllib.parse import quote
+from uuid import UUID, uuid4
 
 from etl.tags import correlation_id
 
@@ -21,6 +22,9 @@ PAUSE_SECONDS = 0.2
 
 # Answers of a server that is starting, overloaded or without its database; any other refusal is final.
 _TRANSIENT_STATUS = frozenset({408, 429})
+
+# How many of a queue's runs are looked through for one.
+_DUE = 20
 
 T = TypeVar("T")
 
@@ -93,6 +97,41 @@ class PrefectApi:
 
         return self._patiently(read, flow_run_id, within_seconds)
 
+    def due(self, pool: str, queue: str, *, flow_run_id: UUID, within_seconds: float) -> list[dict[str, Any]]:
+        """The runs that a worker would be given now from a work queue, the earliest first; asked for by that run."""
+
+        def read() -> list[dict[str, Any]]:
+            asked = {"work_queue_names": [queue], "scheduled_before": datetime.now(UTC).isoformat(), "limit": _DUE}
+            path = f"/work_pools/{quote(pool, safe='')}/get_scheduled_flow_runs"
+            return [one["flow_run"] for one in self._request(path, asked)]
+
+        return self._patiently(read, flow_run_id, within_seconds)
+
+    def take(self, flow_run_id: UUID, *, within_seconds: float) -> bool:
+        """Move a scheduled run to Pending; False where another was quicker, or it may not begin now."""
+        # By its id a repeated request is known for what it is, where the first one's answer was lost.
+        transition = str(uuid4())
+        state = {"type": "PENDING", "name": "Pending", "state_details": {"transition_id": transition}}
+
+        def propose() -> bool:
+            answer = self._request(f"/flow_runs/{flow_run_id}/set_state", {"state": state})
+            details = (answer.get("state") or {}).get("state_details") or {}
+            return bool(details.get("transition_id") == transition)
+
+        return self._patiently(propose, flow_run_id, within_seconds)
+
+    def place(
+        self, flow_run_id: UUID, *, labels: dict[str, str], infrastructure_pid: str | None, within_seconds: float
+    ) -> None:
+        """Write down where a run is executed: by labels, and by what Prefect's workers know a Job by."""
+
+        def write() -> None:
+            self._request(f"/flow_runs/{flow_run_id}/labels", labels, method="PATCH")
+            if infrastructure_pid is not None:
+                self._request(f"/flow_runs/{flow_run_id}", {"infrastructure_pid": infrastructure_pid}, method="PATCH")
+
+        self._patiently(write, flow_run_id, within_seconds)
+
     def schedule_again(self, flow_run_id: UUID, *, message: str, within_seconds: float) -> str:
         """Have the run executed anew, at once; how Prefect took that: ACCEPT, or why not."""
         return self._set_state(flow_run_id, "SCHEDULED", "AwaitingRetry", message, within_seconds=within_seconds)
@@ -146,9 +185,10 @@ class PrefectApi:
                 ) from reason
             time.sleep(PAUSE_SECONDS)
 
-    def _request(self, path: str, body: Any = None) -> Any:
+    def _request(self, path: str, body: Any = None, *, method: str | None = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self._url + path, data=data, headers=self._headers)  # noqa: S310 - http(s)
+        url = self._url + path
+        request = urllib.request.Request(url, data=data, headers=self._headers, method=method)  # noqa: S310 - http(s)
         with urllib.request.urlopen(request, timeout=_ATTEMPT_TIMEOUT_SECONDS) as answer:  # noqa: S310 - the same
             content = answer.read()
             return json.loads(content) if content else None

@@ -19,12 +19,16 @@ import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from etl.ending import Ending, Reason
+
+if TYPE_CHECKING:
+    from etl.attempt import Attempt
 
 _SETTINGS = {
     # The shortest that Prefect takes; its own default is 180, which finds a dead run after minutes only.
@@ -60,13 +64,27 @@ def main() -> NoReturn:
     if not _is_in_the_image(deployment):
         gc.enable()
         _become_prefects()
-    from etl.execution import Execution  # noqa: PLC0415
+    later.know_blocks()
+    _end(_execute(mine, deployment["entrypoint"], ending))
 
-    with tempfile.TemporaryDirectory(prefix="flow-run-", ignore_cleanup_errors=True) as workspace:
-        _work_in(Path(workspace))
-        status = Execution(mine, entrypoint=deployment["entrypoint"], ending=ending).run()
-        os.chdir("/")
-    _end(status)
+
+def _execute(mine: "Attempt", entrypoint: str, ending: Ending) -> int:
+    """Execute the run, and those that follow it in this pod; the exit status."""
+    from etl.execution import Execution  # noqa: PLC0415 - see main
+    from etl.succession import Succession  # noqa: PLC0415
+
+    succession = Succession(mine)
+    while True:
+        with _workspace():
+            execution = Execution(mine, entrypoint=entrypoint, ending=ending)
+            status = execution.run()
+        if not (execution.in_order and succession.goes_on):
+            return status
+        ending.rest(_finish_early)
+        following = succession.next()
+        if following is None:
+            return status
+        mine = following
 
 
 def _on_sigterm() -> Reason:
@@ -112,18 +130,24 @@ def _become_prefects() -> NoReturn:
     sys.exit(0)
 
 
-def _work_in(workspace: Path) -> None:
+@contextmanager
+def _workspace() -> Iterator[None]:
     """Work in a copy of the working directory, as with Prefect's command: in the image nobody may write there.
 
     The whole file system, where the image names no directory, is not copied.
     """
     origin = Path.cwd()
-    if origin != origin.parent:
-        shutil.copytree(
-            origin, workspace, symlinks=True, dirs_exist_ok=True, ignore=shutil.ignore_patterns(workspace.name)
-        )
-    os.chdir(workspace)
-    sys.path[:] = [str(workspace) if entry in ("", str(origin)) else entry for entry in sys.path]
+    with tempfile.TemporaryDirectory(prefix="flow-run-", ignore_cleanup_errors=True) as folder:
+        if origin != origin.parent:
+            ignored = shutil.ignore_patterns(Path(folder).name)
+            shutil.copytree(origin, folder, symlinks=True, dirs_exist_ok=True, ignore=ignored)
+        os.chdir(folder)
+        sys.path[:] = [folder if entry in ("", str(origin)) else entry for entry in sys.path]
+        try:
+            yield
+        finally:
+            os.chdir(origin)
+            sys.path[:] = [str(origin) if entry == folder else entry for entry in sys.path]
 
 
 def _end(status: int) -> NoReturn:

@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 
 class Watch:
-    """Watches one flow run from `start` on, for the rest of the process."""
+    """Watches one flow run from `start` on until `stop`, or for the rest of the process."""
 
     def __init__(
         self, flow_run: FlowRun, *, flow_name: str, api: PrefectApi, on_cancelling: Callable[[], None]
@@ -52,11 +52,20 @@ class Watch:
         self._beat_seconds: float | None = None
         self._next_beat = 0.0
         self._listening = False
+        self._stopped = False
+        self._stop_listening: Callable[[], object] | None = None
         self._wake = threading.Event()
 
     def start(self) -> None:
         """Begin."""
         threading.Thread(target=self._look_after, name="watch", daemon=True).start()
+
+    def stop(self) -> None:
+        """Neither look nor tell any more, as the run is over."""
+        self._stopped = True
+        self._wake.set()
+        if self._stop_listening is not None:
+            self._stop_listening()
 
     @contextlib.contextmanager
     def suspension(self, mark: Callable[[State[Any]], None]) -> Iterator[None]:
@@ -79,14 +88,14 @@ class Watch:
     def _look_after(self) -> None:
         self._wake.wait(_FIRST_LOOK_SECONDS)
         listener: threading.Thread | None = None
-        while True:
+        while not self._stopped:
             self._wake.clear()
             if self._look():
                 return
             self._beat()
             if listener is None:
                 self._wake.wait(_LISTEN_AFTER_SECONDS)
-                listener = threading.Thread(target=asyncio.run, args=(self._listen(),), name="listen", daemon=True)
+                listener = threading.Thread(target=self._hear, name="listen", daemon=True)
                 listener.start()
             pause = _SELDOM_SECONDS if self._listening else _OFTEN_SECONDS
             if self._beat_seconds is not None:
@@ -100,6 +109,8 @@ class Watch:
         except (TimeoutError, ApiRefused, OSError) as exc:
             _log.debug("the run's state cannot be read: %s", exc)
             return False
+        if self._stopped:
+            return True
         if state["type"] == "CANCELLING":
             self._on_cancelling()
             return True
@@ -144,10 +155,17 @@ class Watch:
             "payload": {},
         }
 
+    def _hear(self) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            asyncio.run(self._listen())
+
     async def _listen(self) -> None:
-        """Wake the thread for each event that may matter; connect again and again, as long as the process lives."""
+        """Wake the thread for each event that may matter; connect again and again, until stopped."""
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        self._stop_listening = lambda: loop.call_soon_threadsafe(task.cancel)
         failures = 0
-        while True:
+        while not self._stopped:
             try:
                 subscriber = get_events_subscriber(
                     filter=EventFilter(

@@ -105,7 +105,13 @@ def create_app(
             ):
                 guard = Guard("prefect", limits=limits or Limits(), answers=(EngineRefused,), listeners=[_BreakerLog()])
                 prefect = PrefectApi(client, guard, observe=metrics.prefect_call)
-                seen = _teller(metrics, tracing)
+                tell = _teller(metrics, tracing)
+
+                def seen(change: Seen) -> None:
+                    tell(change)
+                    if change.ended_at is not None:
+                        dispatcher.wake()
+
                 dispatcher = Dispatcher(
                     db=db,
                     prefect=prefect,

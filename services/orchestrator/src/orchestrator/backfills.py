@@ -71,27 +71,27 @@ class Range:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What a backfill would do now."""
+class Wanted:
+    """What is asked of a backfill: how many of its runs may go at once, and how many a pod executes in its turn."""
 
     pipeline: str
     range: Range
     mode: Mode
     max_concurrent: int
+    runs_per_pod: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(Wanted):
+    """What a backfill would do now."""
+
     days: tuple[Day, ...]
 
     @classmethod
-    def of(
-        cls, pipeline: str, days: Range, mode: Mode, *, max_concurrent: int, history: Mapping[date, list[Run]]
-    ) -> "Plan":
+    def of(cls, wanted: Wanted, history: Mapping[date, list[Run]]) -> "Plan":
         """The plan for a pipeline whose runs of each day are `history`, oldest first."""
-        return cls(
-            pipeline=pipeline,
-            range=days,
-            mode=mode,
-            max_concurrent=max_concurrent,
-            days=tuple(_judged(day, mode, history.get(day, [])) for day in days.days),
-        )
+        days = tuple(_judged(day, wanted.mode, history.get(day, [])) for day in wanted.range.days)
+        return cls(**vars(wanted), days=days)
 
     @property
     def included(self) -> list[date]:
@@ -106,7 +106,8 @@ class Plan:
     @property
     def digest(self) -> str:
         """One text for exactly this plan: any other day, reason or limit makes another."""
-        whole = [self.pipeline, self.range.first.isoformat(), self.mode, self.max_concurrent, self.written]
+        limits = [self.max_concurrent, self.runs_per_pod]
+        whole = [self.pipeline, self.range.first.isoformat(), self.mode, *limits, self.written]
         return hashlib.sha256(json.dumps(whole, separators=(",", ":")).encode()).hexdigest()
 
     def differences(self, shown: list[list[Any]]) -> list[tuple[str, str]]:

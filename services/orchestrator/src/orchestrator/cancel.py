@@ -26,7 +26,7 @@ from orchestrator.prefect_api import PrefectApi
 from orchestrator.removal import Removal
 from orchestrator.resilience import backoff
 from orchestrator.runs import FlowRun, State
-from orchestrator.workloads import Job
+from orchestrator.workloads import NOBODYS, Job
 
 IDLE_SECONDS = 1.0  # how soon a wish is found that nobody here was woken by
 HELD_SECONDS = 0.2  # how soon a run that a dispatcher holds is looked at again
@@ -142,7 +142,7 @@ class Canceller:
         """A process of the run's own is given its time, but without one nobody would end the run soon."""
         alive = await self._prefect.state_before_cancelling(flow_run.flow_run_id) in ALIVE
         most = self._deadline_seconds if alive else self._grace_seconds
-        jobs, begun = await self._work(flow_run.flow_run_id)
+        jobs, begun = await self._work(flow_run)
         left = most - (datetime.now(UTC) - flow_run.at).total_seconds()
         if left > 0 and (alive or begun is not False):
             await wish.sent(look_in=left)
@@ -155,12 +155,15 @@ class Canceller:
                 await self._removal.remove(wish, jobs)
         await wish.settled()
 
-    async def _work(self, flow_run_id: UUID) -> tuple[list[Job], bool | None]:
+    async def _work(self, flow_run: FlowRun) -> tuple[list[Job], bool | None]:
         """The run's Jobs, and whether a process of it has begun; None where Kubernetes cannot say."""
         if self._kubernetes is None:
             return [], None
+        named = {flow_run.flow_run_id}
+        pods_of = {flow_run.flow_run_id: flow_run.pod_of} if flow_run.pod_of else NOBODYS
         try:
-            jobs, pods = await self._kubernetes.jobs({flow_run_id}), await self._kubernetes.pods({flow_run_id})
+            jobs = await self._kubernetes.jobs(named, pods_of=pods_of)
+            pods = await self._kubernetes.pods(named, pods_of=pods_of)
         except (KubernetesUnavailable, KubernetesRefused):
             return [], None
         return jobs, any(one.flow is not None and one.flow.started_at is not None for one in pods)

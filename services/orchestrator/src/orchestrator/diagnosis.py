@@ -27,7 +27,7 @@ from orchestrator.pools import Limit, Pool
 from orchestrator.prefect_api import PrefectApi, pools
 from orchestrator.reasons import Commands, Reason
 from orchestrator.runs import Facts, FlowRun, State
-from orchestrator.workloads import Event, Job, Pod
+from orchestrator.workloads import NOBODYS, Event, Job, Pod
 
 LOOK_SECONDS = 3.0
 HEARTBEAT_SECONDS = 15.0
@@ -172,8 +172,10 @@ class Diagnosis:
         if self._kubernetes is None:
             return None, None, {}
         ids = {one.flow_run_id for one in taken}
+        pods_of = {one.flow_run_id: one.pod_of for one in taken if one.pod_of}
         try:
-            jobs, pods = await self._kubernetes.jobs(ids), await self._kubernetes.pods(ids)
+            jobs = await self._kubernetes.jobs(ids, pods_of=pods_of)
+            pods = await self._kubernetes.pods(ids, pods_of=pods_of)
             with_pods = {one.job for one in pods}
             slow = [one.name for one in jobs if one.name not in with_pods and now - one.created_at > placement.NO_POD]
             slow += [one.name for one in pods if not one.running and not one.over and one.node]
@@ -243,7 +245,7 @@ class Diagnosis:
     async def _explain(self, facts: Mapping[UUID, tuple[str, Facts]]) -> None:
         """Find the causes of the runs that failed, before their pods and Jobs are gone."""
         for row in await reasons.unexplained(self._db):
-            pod = await self._last_pod(row.flow_run_id)
+            pod = await self._last_pod(row.flow_run_id, row.pod_of)
             just_now = row.state == State.CRASHED and datetime.now(UTC) - row.ended_at < ENDING
             if just_now and pod is not None and not pod.over:
                 continue  # Prefect was quicker than the kubelet, which is about to say how the container ended
@@ -261,11 +263,11 @@ class Diagnosis:
             await reasons.explain(self._db, row.run_id, cause)
             _say(row, cause)
 
-    async def _last_pod(self, flow_run_id: UUID | None) -> Pod | None:
+    async def _last_pod(self, flow_run_id: UUID | None, pod_of: UUID | None) -> Pod | None:
         if flow_run_id is None or self._kubernetes is None:
             return None
         try:
-            pods = await self._kubernetes.pods([flow_run_id])
+            pods = await self._kubernetes.pods([flow_run_id], pods_of={flow_run_id: pod_of} if pod_of else NOBODYS)
         except (KubernetesUnavailable, KubernetesRefused):
             pods = []
         return max(pods, key=lambda one: one.created_at, default=self._pods.get(flow_run_id))

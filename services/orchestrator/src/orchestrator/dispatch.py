@@ -49,7 +49,7 @@ class Dispatcher:
         self._accepted = asyncio.Event()
 
     def wake(self) -> None:
-        """A run was just accepted here."""
+        """A run was just accepted here, or one of a backfill has ended and makes room for the next."""
         self._accepted.set()
 
     async def work(self) -> None:
@@ -119,14 +119,16 @@ class Dispatcher:
         return await self._create_in(facts.deployment_id, claim)
 
     async def _create_in(self, deployment_id: UUID, claim: Claim) -> FlowRun:
+        turn = claim.turn
         ids = {"run_id": str(claim.run_id), "correlation_id": claim.correlation_id, "pipeline": claim.pipeline}
         with self._tracing.span("hand over", parent=claim.traceparent, kind="producer", **ids) as span:
             return await self._prefect.create_flow_run(
                 deployment_id,
                 key=str(claim.run_id),
                 parameters=claim.parameters,
-                tags=marks.tags(claim.run_id, claim.correlation_id),
-                labels=marks.labels(claim.run_id, claim.correlation_id, span.traceparent),
+                tags=marks.tags(claim.run_id, claim.correlation_id, turn.backfill_id if turn else None),
+                labels=marks.labels(claim.run_id, claim.correlation_id, span.traceparent)
+                | (marks.in_turn(turn.backfill_id, runs_per_pod=turn.runs_per_pod, first=turn.first) if turn else {}),
                 job_variables=marks.job_variables(claim.run_id, claim.correlation_id),
             )
 

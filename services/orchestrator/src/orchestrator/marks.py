@@ -9,20 +9,41 @@ from uuid import UUID
 TRACEPARENT_LABEL = "__OTEL_TRACEPARENT"
 TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 
+# What a flow pod, and the worker, read on the runs of a backfill that has pods execute several of them.
+BACKFILL_LABEL = "pipelines.backfill-id"
+RUNS_PER_POD_LABEL = "pipelines.runs-per-pod"
+LEFT_TO_PODS_LABEL = "pipelines.left-to-pods-seconds"
+# As long as a pod waits for its next run.
+LEFT_TO_PODS_SECONDS = 5
+# What the pod writes there: the flow run in whose pod this one is executed.
+POD_OF_LABEL = "pipelines.pod-of"
+
 # What Kubernetes takes as a label's value and Prefect's worker leaves as it is: it makes one dash of several.
 _LABEL = re.compile(r"(?!.*--)[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 _LONGEST_LABEL = 63
 
 
-def tags(run_id: UUID, correlation_id: str) -> list[str]:
+def tags(run_id: UUID, correlation_id: str, backfill_id: UUID | None = None) -> list[str]:
     """The flow run's tags: what people search for in Prefect, and what the flow reads its ids from."""
-    return [f"run-id:{run_id}", f"correlation-id:{correlation_id}"]
+    backfill = [f"backfill:{backfill_id}"] if backfill_id else []
+    return [f"run-id:{run_id}", f"correlation-id:{correlation_id}", *backfill]
 
 
 def labels(run_id: UUID, correlation_id: str, traceparent: str | None) -> dict[str, str]:
     """The flow run's labels: they go into Prefect's events and spans about the run."""
     told = {"pipelines.run-id": str(run_id), "pipelines.correlation-id": correlation_id}
     return told | ({TRACEPARENT_LABEL: traceparent} if traceparent else {})
+
+
+def in_turn(backfill_id: UUID, *, runs_per_pod: int, first: bool) -> dict[str, str | int]:
+    """The labels by which a pod finds its next run, and a worker leaves that to pods; none where each run has its own.
+
+    `first`: no pod can be waiting for the run.
+    """
+    if runs_per_pod == 1:
+        return {}
+    told: dict[str, str | int] = {BACKFILL_LABEL: str(backfill_id), RUNS_PER_POD_LABEL: runs_per_pod}
+    return told if first else told | {LEFT_TO_PODS_LABEL: LEFT_TO_PODS_SECONDS}
 
 
 def job_variables(run_id: UUID, correlation_id: str) -> dict[str, Any]:

@@ -100,7 +100,7 @@ class Recovery:
         """Act on every run that needs it, up to a limit; whether it was reached. Raises OrchestratorError."""
         rows = [row for row in await recovering.going(self._db) if row.pipeline in self._pipelines]
         held = await reasons.read(self._db, [row.run_id for row in rows])
-        shown = await self._shown()
+        shown = await self._shown(rows)
         heard = await recovering.watch(self._db, self._pipelines)
         now = datetime.now(UTC)
         self._evidence.gather(rows, shown, held, now=now)
@@ -145,12 +145,17 @@ class Recovery:
             ).items()
         ]
 
-    async def _shown(self, flow_runs: Collection[UUID] | None = None) -> Shown | None:
-        """What Kubernetes shows of these flow runs, of all of them where None are named; None where it says nothing."""
+    async def _shown(self, rows: Collection[Row[Any]], *, alone: bool = False) -> Shown | None:
+        """What Kubernetes shows of all flow runs, or of these `alone`; None where it says nothing."""
         if self._kubernetes is None:
             return None
+        flow_runs = {row.flow_run_id for row in rows} if alone else None
+        pods_of = {row.flow_run_id: row.pod_of for row in rows if row.pod_of}
         try:
-            shown = Shown.of(await self._kubernetes.jobs(flow_runs), await self._kubernetes.pods(flow_runs))
+            shown = Shown.of(
+                await self._kubernetes.jobs(flow_runs, pods_of=pods_of),
+                await self._kubernetes.pods(flow_runs, pods_of=pods_of),
+            )
         except (KubernetesUnavailable, KubernetesRefused) as exc:
             self._noted("kubernetes", exc)
             return None
@@ -171,7 +176,7 @@ class Recovery:
                 if fresh is None or fresh.ended_at is not None or fresh.unwanted:
                     return False
                 # in this order: a run that ends in order tells Prefect first, and its pod ends after that
-                shown = await self._shown({row.flow_run_id})
+                shown = await self._shown([fresh], alone=True)
                 told = await self._look(row.flow_run_id)
                 if told is None or (self._kubernetes is not None and shown is None):
                     return False
@@ -263,6 +268,8 @@ class Recovery:
             for row in await recovering.of_flow_runs(self._db, shown.unfinished)
             if row.ended_at is not None and (_is_to_stop(row) or now - row.ended_at > LINGERING)
         ]
+        hosts = await recovering.hosts(self._db, [row.flow_run_id for row in rows], since=now - LINGERING)
+        rows = [row for row in rows if row.flow_run_id not in hosts]
         told = {one.flow_run_id: one for one in await self._prefect.flow_runs([row.flow_run_id for row in rows])}
         for row in rows[:MOST_AT_ONCE]:
             flow_run = told.get(row.flow_run_id)

@@ -132,6 +132,7 @@ class FlowRun:
     next_at: datetime | None = None  # when a worker may take it, while it is Scheduled
     pool: str | None = None
     queue: str | None = None
+    pod_of: UUID | None = None  # the flow run in whose pod it is executed, where it has none of its own
 
     @property
     def correlation_id(self) -> str:

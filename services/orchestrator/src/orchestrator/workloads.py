@@ -1,7 +1,14 @@
-"""A run's Job, its pods, and what Kubernetes says of them, in this service's words. Nothing here does I/O."""
+"""A run's Job, its pods, and what Kubernetes says of them, in this service's words. Nothing here does I/O.
 
-from dataclasses import dataclass
+A pod may execute several runs of a backfill, one after another. Its labels name the one it was made for, its host; what
+executes the others is found by their hosts.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
+from types import MappingProxyType
+from typing import TypeVar
 from uuid import UUID
 
 FLOW_CONTAINER = "prefect-job"  # the name by which Prefect finds its container, see the base job template
@@ -105,3 +112,22 @@ class Event:
     message: str
     count: int
     at: datetime
+
+
+T = TypeVar("T", Job, Pod)
+
+NOBODYS: Mapping[UUID, UUID] = MappingProxyType({})
+
+
+def with_hosts(flow_runs: Collection[UUID] | None, pods_of: Mapping[UUID, UUID]) -> Collection[UUID] | None:
+    """The flow runs whose Jobs and pods execute these; None for all."""
+    return None if flow_runs is None else {*flow_runs, *(pods_of[one] for one in flow_runs if one in pods_of)}
+
+
+def shared(found: Sequence[T], flow_runs: Collection[UUID] | None, pods_of: Mapping[UUID, UUID]) -> list[T]:
+    """What was found, of these flow runs alone, and once more for each flow run that a host's pod executes."""
+    own = [one for one in found if flow_runs is None or one.flow_run_id in flow_runs]
+    hosted = [(guest, host) for guest, host in pods_of.items() if flow_runs is None or guest in flow_runs]
+    return own + [
+        replace(one, flow_run_id=guest) for guest, host in hosted for one in found if one.flow_run_id == host
+    ]

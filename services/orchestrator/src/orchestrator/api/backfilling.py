@@ -12,7 +12,7 @@ from orchestrator import runs
 from orchestrator.api import problems
 from orchestrator.api.parts import OfPipeline, Parts, WithParts, facts_of
 from orchestrator.api.plans import BackfillPreview, BackfillProgress, BackfillRequest
-from orchestrator.backfills import Range
+from orchestrator.backfills import Range, Wanted
 from orchestrator.errors import InvalidRequest, UnknownBackfill
 from orchestrator.ledger import backfilling
 from orchestrator.runs import Facts
@@ -45,15 +45,18 @@ async def backfill(
     """Without `digest`, show each date and why it is in or out; with the digest shown, create exactly that."""
     facts = await facts_of(pipeline, parts)
     days = _range(body, facts)
+    wanted = Wanted(
+        pipeline=pipeline.name,
+        range=days,
+        mode=body.mode,
+        max_concurrent=body.max_concurrent,
+        runs_per_pod=body.runs_per_pod,
+    )
     if body.digest is None:
-        plan = await backfilling.shown(parts.db, pipeline.name, days, body.mode, max_concurrent=body.max_concurrent)
-        return BackfillPreview.of(plan)
+        return BackfillPreview.of(await backfilling.shown(parts.db, wanted))
     backfill_id, made = await backfilling.create(
         parts.db,
-        pipeline.name,
-        days,
-        body.mode,
-        max_concurrent=body.max_concurrent,
+        wanted,
         digest=body.digest,
         parameters=runs.parameters(facts, {}, days.first),
         correlation_id=request.state.correlation_id,

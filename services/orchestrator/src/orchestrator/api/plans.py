@@ -12,7 +12,13 @@ from orchestrator.runs import State
 
 DIGEST = "6f1d0c3f5a0e8b7c9d2e4f60718293a4b5c6d7e8f90a1b2c3d4e5f6071829304"
 DATE: dict[str, Any] = {"format": "date"}
-ASKED: dict[str, Any] = {"from": "2026-03-01", "to": "2026-03-02", "mode": "missing", "max_concurrent": 4}
+ASKED: dict[str, Any] = {
+    "from": "2026-03-01",
+    "to": "2026-03-02",
+    "mode": "missing",
+    "max_concurrent": 4,
+    "runs_per_pod": 1,
+}
 
 
 class BackfillRequest(BaseModel):
@@ -32,6 +38,13 @@ class BackfillRequest(BaseModel):
         "run is Completed named Degraded; all. A date whose run is not over is always out."
     )
     max_concurrent: int = Field(default=4, ge=1, le=100, description="How many of its runs may go at once")
+    runs_per_pod: int = Field(
+        default=1,
+        ge=1,
+        le=1000,
+        description="How many of its runs a pod executes, one after another: beyond 1 a short run does not wait for "
+        "a pod of its own. Each stays a run of its own, with its own state, attempts and cancel.",
+    )
     digest: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = Field(
         default=None, description="What the preview answered with: create exactly what it showed"
     )
@@ -72,6 +85,7 @@ class BackfillPreview(BaseModel):
     to: date
     mode: Mode
     max_concurrent: int
+    runs_per_pod: int
     digest: str
     count: int = Field(description="How many runs it would make: one for each included date")
     dates: list[PlannedDate]
@@ -87,6 +101,7 @@ class BackfillPreview(BaseModel):
             to=plan.range.last,
             mode=plan.mode,
             max_concurrent=plan.max_concurrent,
+            runs_per_pod=plan.runs_per_pod,
             digest=plan.digest,
             count=len(plan.included),
             dates=dates,
@@ -120,6 +135,7 @@ class BackfillProgress(BaseModel):
     to: date
     mode: Mode
     max_concurrent: int
+    runs_per_pod: int
     digest: str
     status: Literal["running", "paused", "cancelling", "cancelled", "finished"]
     total: int = Field(description="How many runs it has")
@@ -141,6 +157,7 @@ class BackfillProgress(BaseModel):
             to=row.last_date,
             mode=row.mode,
             max_concurrent=row.max_concurrent,
+            runs_per_pod=row.runs_per_pod,
             digest=row.digest,
             status=_status(row, over=all(state.ended for state in progress.counts)),
             total=sum(progress.counts.values()),

@@ -1,7 +1,7 @@
 """The one place that speaks to Kubernetes: the Jobs and pods of flow runs, in one namespace."""
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any
@@ -15,7 +15,7 @@ from kubernetes.aio.config.incluster_config import SERVICE_TOKEN_FILENAME
 from orchestrator.errors import KubernetesRefused, KubernetesUnavailable, OrchestratorError
 from orchestrator.kubernetes_api import shapes
 from orchestrator.resilience import CircuitOpen, DeadlineExceeded, Guard, Transient
-from orchestrator.workloads import Event, Job, Pod
+from orchestrator.workloads import NOBODYS, Event, Job, Pod, shared, with_hosts
 
 TRANSIENT_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 MOST_NAMED = 100  # more runs than that are not named in the address of one request: all are read
@@ -70,23 +70,30 @@ class KubernetesApi:
         self._observe = observe
         self.namespace = namespace
 
-    async def jobs(self, flow_runs: Collection[UUID] | None = None) -> list[Job]:
-        """The Jobs of these flow runs, of all of them where None are named."""
+    async def jobs(
+        self, flow_runs: Collection[UUID] | None = None, *, pods_of: Mapping[UUID, UUID] = NOBODYS
+    ) -> list[Job]:
+        """The Jobs of these flow runs, of all of them where None are named.
+
+        `pods_of`: the flow run in whose pod another is executed; that one's Jobs are told as the other's too.
+        """
         if flow_runs is not None and not flow_runs:
             return []
         lists = self._batch.list_namespaced_job_without_preload_content
-        body = await self._ask("jobs", lambda: lists(self.namespace, label_selector=_of(flow_runs)))
-        found = [one.told() for one in shapes.read(shapes.JOBS, body).items]
-        return found if flow_runs is None else [one for one in found if one.flow_run_id in flow_runs]
+        selector = _of(with_hosts(flow_runs, pods_of))
+        body = await self._ask("jobs", lambda: lists(self.namespace, label_selector=selector))
+        return shared([one.told() for one in shapes.read(shapes.JOBS, body).items], flow_runs, pods_of)
 
-    async def pods(self, flow_runs: Collection[UUID] | None = None) -> list[Pod]:
-        """The pods of these flow runs, of all of them where None are named."""
+    async def pods(
+        self, flow_runs: Collection[UUID] | None = None, *, pods_of: Mapping[UUID, UUID] = NOBODYS
+    ) -> list[Pod]:
+        """The pods of these flow runs, of all of them where None are named. `pods_of`: see `jobs`."""
         if flow_runs is not None and not flow_runs:
             return []
         lists = self._core.list_namespaced_pod_without_preload_content
-        body = await self._ask("pods", lambda: lists(self.namespace, label_selector=_of(flow_runs)))
-        found = [one.told() for one in shapes.read(shapes.PODS, body).items]
-        return found if flow_runs is None else [one for one in found if one.flow_run_id in flow_runs]
+        selector = _of(with_hosts(flow_runs, pods_of))
+        body = await self._ask("pods", lambda: lists(self.namespace, label_selector=selector))
+        return shared([one.told() for one in shapes.read(shapes.PODS, body).items], flow_runs, pods_of)
 
     async def events_about(self, names: Collection[str]) -> list[Event]:
         """The warnings about the objects of these names that Kubernetes still remembers, oldest first."""

@@ -14,7 +14,7 @@ from sqlalchemy import Row, and_, delete, func, insert, literal, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from orchestrator.backfills import FAILED, Mode, Plan, Range, Run
+from orchestrator.backfills import FAILED, Plan, Run, Wanted
 from orchestrator.errors import BackfillOver, PlanChanged
 from orchestrator.ledger.cancellation import announce, end_waiting, wish
 from orchestrator.ledger.connection import transaction
@@ -35,10 +35,10 @@ class Progress:
     first_failed: date | None
 
 
-async def shown(db: AsyncEngine, pipeline: str, days: Range, mode: Mode, *, max_concurrent: int) -> Plan:
+async def shown(db: AsyncEngine, wanted: Wanted) -> Plan:
     """What a backfill would do now; it is remembered, so that a later change can be told."""
     async with transaction(db) as connection:
-        plan = await _plan(connection, pipeline, days, mode, max_concurrent)
+        plan = await _plan(connection, wanted)
         old = backfills.c.created_at.is_(None) & (backfills.c.shown_at < func.now() - REMEMBERED)
         await connection.execute(delete(backfills).where(old))
         new = upsert(backfills).values(**_row(plan))
@@ -49,11 +49,8 @@ async def shown(db: AsyncEngine, pipeline: str, days: Range, mode: Mode, *, max_
 
 async def create(
     db: AsyncEngine,
-    pipeline: str,
-    days: Range,
-    mode: Mode,
+    wanted: Wanted,
     *,
-    max_concurrent: int,
     digest: str,
     parameters: Mapping[str, Any],
     correlation_id: str,
@@ -64,6 +61,7 @@ async def create(
     The same digest again gives the same backfill and no new run. `parameters` are every run's, but for the date.
     Raises PlanChanged when the plan is another now.
     """
+    pipeline = wanted.pipeline
     async with transaction(db) as connection:
         # one at a time for a pipeline: two at once would both find the same days free
         await connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"backfill {pipeline}", 0))))
@@ -71,7 +69,7 @@ async def create(
         before = (await connection.execute(query)).one_or_none()
         if before is not None and before.created_at is not None:
             return before.id, 0
-        plan = await _plan(connection, pipeline, days, mode, max_concurrent)
+        plan = await _plan(connection, wanted)
         if plan.digest != digest:
             raise _changed(plan, before)
         new = upsert(backfills).values(**_row(plan), created_at=func.now())
@@ -87,25 +85,26 @@ def _changed(plan: Plan, before: Row[Any] | None) -> PlanChanged:
     if before is None:
         return PlanChanged("no plan with this digest is remembered for this pipeline; ask for a new preview", ())
     differences = plan.differences(before.plan)
-    if before.max_concurrent != plan.max_concurrent:
-        differences.insert(0, ("max_concurrent", f"was {before.max_concurrent}; now {plan.max_concurrent}"))
-    if before.mode != plan.mode:
-        differences.insert(0, ("mode", f"was {before.mode}; now {plan.mode}"))
+    for name in ("runs_per_pod", "max_concurrent", "mode"):
+        was, now = getattr(before, name), getattr(plan, name)
+        if was != now:
+            differences.insert(0, (name, f"was {was}; now {now}"))
     what = ", ".join(name for name, _ in differences[:5]) + (", …" if len(differences) > 5 else "")
     return PlanChanged(f"the plan is not what was shown any more ({what}); ask for a new preview", differences)
 
 
-async def _plan(connection: AsyncConnection, pipeline: str, days: Range, mode: Mode, max_concurrent: int) -> Plan:
+async def _plan(connection: AsyncConnection, wanted: Wanted) -> Plan:
+    days = wanted.range
     query = (
         select(runs.c.logical_date, runs.c.run_id, runs.c.state, runs.c.state_name)
-        .where(runs.c.pipeline == pipeline, runs.c.logical_date.between(days.first, days.last))
+        .where(runs.c.pipeline == wanted.pipeline, runs.c.logical_date.between(days.first, days.last))
         .order_by(runs.c.logical_date, runs.c.accepted_at, runs.c.run_id)
     )
     history: dict[date, list[Run]] = defaultdict(list)
     for row in await connection.execute(query):
         run = Run(run_id=row.run_id, state=State(row.state), state_name=row.state_name)
         history[row.logical_date].append(run)
-    return Plan.of(pipeline, days, mode, max_concurrent=max_concurrent, history=history)
+    return Plan.of(wanted, history)
 
 
 def _row(plan: Plan) -> dict[str, Any]:
@@ -117,6 +116,7 @@ def _row(plan: Plan) -> dict[str, Any]:
         "last_date": plan.range.last,
         "mode": plan.mode,
         "max_concurrent": plan.max_concurrent,
+        "runs_per_pod": plan.runs_per_pod,
         "plan": plan.written,
         "shown_at": func.now(),
     }

@@ -195,6 +195,7 @@ async def _change(connection: AsyncConnection, row: Any, told: FlowRun, events: 
             rerun_due=False,
             waits_since=told.at if waits_anew else row.waits_since,
             traceparent=traceparent,
+            pod_of=told.pod_of or row.pod_of,
         )
     )
     if changed.rowcount == 0:  # another replica was quicker; the next look compares with what it wrote

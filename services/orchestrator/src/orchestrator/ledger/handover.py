@@ -7,17 +7,26 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import and_, exists, func, or_, select, tuple_, update
+from sqlalchemy import Row, and_, exists, func, or_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from orchestrator.ledger.cancellation import wish
 from orchestrator.ledger.connection import transaction
 from orchestrator.ledger.events import Seen, append
-from orchestrator.ledger.tables import cancellations, pipelines, runs, waiting
+from orchestrator.ledger.tables import backfills, cancellations, pipelines, runs, waiting
 from orchestrator.runs import FlowRun, State
 
 unwanted = exists().where(cancellations.c.run_id == runs.c.run_id)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """The place of a run in its backfill. `first`: no pod of the backfill can be waiting for it."""
+
+    backfill_id: UUID
+    runs_per_pod: int
+    first: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +42,7 @@ class Claim:
     attempts: int
     deployment: str | None
     deployment_id: UUID | None
+    turn: Turn | None
 
     async def handed_over(self, flow_run: FlowRun) -> None:
         """Prefect has it. Its states from here on are the sync's to record."""
@@ -113,6 +123,12 @@ async def claim(db: AsyncEngine, known: Collection[str]) -> AsyncIterator[Claim 
         .cte("holding")
         .prefix_with("MATERIALIZED", dialect="postgresql")
     )
+    earlier = runs.alias("earlier")
+    had_turns = (
+        select(func.count())
+        .where(earlier.c.backfill_id == runs.c.backfill_id, earlier.c.dispatched_at.is_not(None))
+        .scalar_subquery()
+    )
     in_front = tuple_(runs.c.accepted_at, runs.c.run_id) < tuple_(holding.c.accepted_at, holding.c.run_id)
     query = (
         select(
@@ -124,11 +140,14 @@ async def claim(db: AsyncEngine, known: Collection[str]) -> AsyncIterator[Claim 
             runs.c.dispatch_attempts,
             pipelines.c.deployment,
             pipelines.c.deployment_id,
+            runs.c.backfill_id,
+            backfills.c.runs_per_pod,
+            (had_turns < backfills.c.max_concurrent).label("first"),
         )
         .select_from(
-            runs.outerjoin(pipelines, pipelines.c.pipeline == runs.c.pipeline).outerjoin(
-                holding, holding.c.pipeline == runs.c.pipeline
-            )
+            runs.outerjoin(pipelines, pipelines.c.pipeline == runs.c.pipeline)
+            .outerjoin(holding, holding.c.pipeline == runs.c.pipeline)
+            .outerjoin(backfills, backfills.c.id == runs.c.backfill_id)
         )
         .where(
             waiting,
@@ -153,7 +172,14 @@ async def claim(db: AsyncEngine, known: Collection[str]) -> AsyncIterator[Claim 
             attempts=row.dispatch_attempts,
             deployment=row.deployment,
             deployment_id=row.deployment_id,
+            turn=_turn(row),
         )
+
+
+def _turn(row: Row[Any]) -> Turn | None:
+    if row.backfill_id is None:
+        return None
+    return Turn(backfill_id=row.backfill_id, runs_per_pod=row.runs_per_pod, first=row.first)
 
 
 async def next_due(db: AsyncEngine, known: Collection[str]) -> datetime | None:

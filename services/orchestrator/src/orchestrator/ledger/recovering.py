@@ -34,6 +34,13 @@ async def of_flow_runs(db: AsyncEngine, flow_runs: Collection[UUID]) -> list[Row
         return list(await connection.execute(waited.where(runs.c.flow_run_id.in_(flow_runs))))
 
 
+async def hosts(db: AsyncEngine, flow_runs: Collection[UUID], *, since: datetime) -> set[UUID]:
+    """Those of the flow runs whose pod executes another run, or has executed one that ended after `since`."""
+    query = select(runs.c.pod_of).where(runs.c.pod_of.in_(flow_runs), or_(unfinished, runs.c.ended_at > since))
+    async with transaction(db) as connection:
+        return set((await connection.execute(query)).scalars())
+
+
 async def any_going(db: AsyncEngine, flow_runs: Collection[UUID]) -> bool:
     """Whether one of these flow runs executes a run that is not over."""
     query = select(runs.c.run_id).where(runs.c.flow_run_id.in_(flow_runs), unfinished).limit(1)

@@ -94,6 +94,8 @@ runs = Table(
     Column("waits_since", Moment),
     # why the run is to end whatever attempts are left
     Column("given_up", Text),
+    # the flow run in whose pod this one was executed, where it had none of its own
+    Column("pod_of", Uuid),
     CheckConstraint(f"state IN ({STATES})", name="runs_state_known"),
     CheckConstraint("origin IN ('api', 'schedule', 'prefect')", name="runs_origin_known"),
     CheckConstraint(
@@ -122,6 +124,7 @@ Index(
 )
 Index("runs_to_rerun", runs.c.crashed_at, postgresql_where=and_(unfinished, runs.c.rerun_due))
 Index("runs_of_backfill", runs.c.backfill_id, runs.c.logical_date, postgresql_where=runs.c.backfill_id.is_not(None))
+Index("runs_by_pod", runs.c.pod_of, postgresql_where=runs.c.pod_of.is_not(None))
 Index("runs_held", runs.c.backfill_id, runs.c.logical_date, postgresql_where=held)
 Index(
     "runs_by_key",
@@ -142,6 +145,7 @@ backfills = Table(
     Column("last_date", Date, nullable=False),
     Column("mode", Text, nullable=False),
     Column("max_concurrent", Integer, nullable=False),
+    Column("runs_per_pod", Integer, nullable=False, server_default="1"),
     Column("plan", JSONB, nullable=False),
     Column("shown_at", Moment, nullable=False),
     Column("created_at", Moment),

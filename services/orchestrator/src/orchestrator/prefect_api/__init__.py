@@ -91,7 +91,7 @@ class PrefectApi:
         key: str,
         parameters: Mapping[str, Any],
         tags: Sequence[str],
-        labels: Mapping[str, str],
+        labels: Mapping[str, str | int],
         job_variables: Mapping[str, Any],
     ) -> FlowRun:
         """Create the flow run whose idempotency key is `key`, or return the one that already is."""

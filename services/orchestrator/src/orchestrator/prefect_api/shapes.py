@@ -1,5 +1,6 @@
 """What Prefect's JSON looks like, as far as this service reads it, and what it means in this service's words."""
 
+import re
 from datetime import datetime
 from typing import Annotated, Any, TypeVar
 from uuid import UUID
@@ -8,8 +9,10 @@ import httpx
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from orchestrator.errors import EngineConfused
-from orchestrator.marks import TRACEPARENT, TRACEPARENT_LABEL
+from orchestrator.marks import POD_OF_LABEL, TRACEPARENT, TRACEPARENT_LABEL
 from orchestrator.runs import Facts, FlowRun, Origin, Schedule, State
+
+_IS_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 PAGE = 200  # Prefect answers 422 to a larger limit
 
@@ -50,6 +53,7 @@ class _FlowRun(BaseModel):
         origin: Origin = "schedule" if scheduled else "prefect"
         state = State.of(self.state.type)
         traceparent = self.labels.get(TRACEPARENT_LABEL)
+        pod_of = self.labels.get(POD_OF_LABEL)
         return FlowRun(
             flow_run_id=self.id,
             deployment_id=self.deployment_id,
@@ -66,6 +70,7 @@ class _FlowRun(BaseModel):
             started_at=self.start_time,
             ended_at=(self.end_time or self.state.timestamp) if state.ended else None,
             next_at=self.next_scheduled_start_time,
+            pod_of=UUID(pod_of) if isinstance(pod_of, str) and _IS_ID.fullmatch(pod_of) else None,
             pool=self.work_pool_name,
             queue=self.work_queue_name,
         )
