@@ -130,9 +130,7 @@ def test_a_pod_that_waits_for_its_next_run_ends_when_asked(platform: Platform, d
     """SIGTERM between two runs has nothing to give back."""
     (only,) = backfill(platform, days, runs=1)
     process = begin(platform, only)
-    eventually(
-        lambda: platform.run(only)["state_type"] == "COMPLETED", within=RUN_SECONDS, what="the run is Completed"
-    )
+    eventually(lambda: platform.run(only)["state_type"] == "COMPLETED", within=RUN_SECONDS, what="the run is Completed")
     process.send_signal(signal.SIGTERM)
     status, stderr = ended(process)
     assert status == 0, stderr

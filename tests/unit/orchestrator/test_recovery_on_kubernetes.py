@@ -199,9 +199,7 @@ async def test_a_run_whose_hosts_pod_is_gone_is_crashed_and_rerun(
     assert wire.flow_runs[guest]["state"]["name"] == "AwaitingRetry"
 
 
-async def test_a_pod_without_a_run_is_left_for_a_while(
-    db: AsyncEngine, recovering: Recovering, follow: Follow
-) -> None:
+async def test_a_pod_without_a_run_is_left_for_a_while(db: AsyncEngine, recovering: Recovering, follow: Follow) -> None:
     """It waits for its next run; when none has come for long, it is taken for left behind."""
     wire, cluster = PrefectWire(), ClusterWire()
     wire.move(await hosted(db, wire, cluster, follow), "COMPLETED")

@@ -91,7 +91,7 @@ async def test_a_run_is_taken_when_it_is_scheduled(prefect_server: str, api: htt
 
 
 async def test_a_run_meant_for_a_pod_is_left_to_it(prefect_server: str, api: httpx.AsyncClient) -> None:
-    """For as long as its label says, while other runs are taken; then it is taken by a worker that asks once an hour."""
+    """For as long as its label says, while other runs are taken; then the worker asks for it, and takes it."""
     deployment = await deployed(api, f"woken-{uuid.uuid4().hex[:8]}")
     pool = (await api.get(f"/deployments/{deployment}")).raise_for_status().json()["work_pool_name"]
 

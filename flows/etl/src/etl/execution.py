@@ -198,6 +198,7 @@ def fit(flow_run: FlowRun, ending: Ending, watch: Watch) -> None:
     Crashed. Its observer of suspensions, which opens a websocket, and has the flow wait for it, in the shortest run
     too: the watch sees those as well. And its heartbeats for this run, whose thread the end of a flow waits for.
     """
+
     def observe_here(flow_run_id: UUID, request: FlowRunSuspensionRequest) -> AbstractContextManager[None]:
         mine = flow_run_id == flow_run.id
         return watch.suspension(request.mark_requested) if mine else _observe(flow_run_id, request)

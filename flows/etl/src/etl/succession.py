@@ -1,8 +1,8 @@
 """The next run for a pod whose run is over, where a backfill has a pod execute several, one after another.
 
 A pod costs seconds until its flow begins, a run in a process that is there costs none of them. The orchestrator marks
-the runs of such a backfill with labels, and makes the next one when one has ended; so the pod waits for it for a moment,
-and the worker leaves it to the pods meanwhile. It is taken as a worker takes a run: from the work queue, which knows
+the runs of such a backfill with labels, and makes the next one when one has ended; the pod waits for that for a moment,
+in which the worker leaves the run to the pods. It is taken as a worker takes a run: from the work queue, which knows
 limits and pauses, and by moving it to Pending, which Prefect lets one process do. Since no Job bears its name, the run
 is told whose pod it is in.
 

@@ -95,7 +95,8 @@ class Watch:
             self._beat()
             if listener is None:
                 self._wake.wait(_LISTEN_AFTER_SECONDS)
-                listener = threading.Thread(target=self._hear, name="listen", daemon=True)
+                listening = self._listen_until_stopped()
+                listener = threading.Thread(target=asyncio.run, args=(listening,), name="listen", daemon=True)
                 listener.start()
             pause = _SELDOM_SECONDS if self._listening else _OFTEN_SECONDS
             if self._beat_seconds is not None:
@@ -155,17 +156,18 @@ class Watch:
             "payload": {},
         }
 
-    def _hear(self) -> None:
-        with contextlib.suppress(asyncio.CancelledError):
-            asyncio.run(self._listen())
+    async def _listen_until_stopped(self) -> None:
+        loop = asyncio.get_running_loop()
+        listening = loop.create_task(self._listen())
+        self._stop_listening = lambda: loop.call_soon_threadsafe(listening.cancel)
+        if not self._stopped:
+            with contextlib.suppress(asyncio.CancelledError):
+                await listening
 
     async def _listen(self) -> None:
-        """Wake the thread for each event that may matter; connect again and again, until stopped."""
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        assert task is not None
-        self._stop_listening = lambda: loop.call_soon_threadsafe(task.cancel)
+        """Wake the thread for each event that may matter; connect again and again."""
         failures = 0
-        while not self._stopped:
+        while True:
             try:
                 subscriber = get_events_subscriber(
                     filter=EventFilter(

@@ -128,6 +128,4 @@ def shared(found: Sequence[T], flow_runs: Collection[UUID] | None, pods_of: Mapp
     """What was found, of these flow runs alone, and once more for each flow run that a host's pod executes."""
     own = [one for one in found if flow_runs is None or one.flow_run_id in flow_runs]
     hosted = [(guest, host) for guest, host in pods_of.items() if flow_runs is None or guest in flow_runs]
-    return own + [
-        replace(one, flow_run_id=guest) for guest, host in hosted for one in found if one.flow_run_id == host
-    ]
+    return own + [replace(one, flow_run_id=guest) for guest, host in hosted for one in found if one.flow_run_id == host]

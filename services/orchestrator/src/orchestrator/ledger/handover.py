@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, and_, exists, func, or_, select, tuple_, update
+from sqlalchemy import and_, exists, func, or_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -176,7 +176,7 @@ async def claim(db: AsyncEngine, known: Collection[str]) -> AsyncIterator[Claim 
         )
 
 
-def _turn(row: Row[Any]) -> Turn | None:
+def _turn(row: Any) -> Turn | None:
     if row.backfill_id is None:
         return None
     return Turn(backfill_id=row.backfill_id, runs_per_pod=row.runs_per_pod, first=row.first)
