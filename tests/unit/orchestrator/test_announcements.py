@@ -2,10 +2,11 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID, uuid4
 
 import pytest
 from orchestrator.prefect_api.announcements import Announcements
@@ -41,10 +42,20 @@ class Listener:
     """What was heard."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self.hints: list[set[UUID]] = []
 
-    def heard(self) -> None:
-        self.count += 1
+    @property
+    def count(self) -> int:
+        return len(self.hints)
+
+    def heard(self, flow_runs: Collection[UUID]) -> None:
+        self.hints.append(set(flow_runs))
+
+
+def event(flow_run_id: UUID, name: str = "Running") -> str:
+    """An announcement as Prefect sends it."""
+    resource = {"prefect.resource.id": f"prefect.flow-run.{flow_run_id}", "prefect.resource.role": "flow-run"}
+    return json.dumps({"type": "event", "event": {"event": f"prefect.flow-run.{name}", "resource": resource}})
 
 
 @asynccontextmanager
@@ -84,13 +95,31 @@ async def test_it_subscribes_to_what_is_still_to_come(monkeypatch: pytest.Monkey
         assert subscription["filter"]["event"] == {"prefix": ["prefect.flow-run."]}
         ends = datetime.fromisoformat(subscription["filter"]["occurred"]["until"])
         assert ends > datetime.now(UTC) + timedelta(days=365)
-        for _ in range(40):
-            await announcer.sockets[0].send("{}")
+        some = [uuid4() for _ in range(20)]
+        for one in some * 2:
+            await announcer.sockets[0].send(event(one))
         await until(2, listener)
-        assert listener.count == 2, "what comes together is one hint"
-        await announcer.sockets[0].close()
+        assert listener.hints == [set(), set(some)], "what comes together is one hint, at those flow runs"
+        await announcer.sockets[0].send(event(uuid4(), "heartbeat"))
+        await announcer.sockets[0].send(event(some[0]))
         await until(3, listener)
+        assert listener.hints[2] == {some[0]}, "a sign of life changes nothing"
+        await announcer.sockets[0].close()
+        await until(4, listener)
+        assert listener.hints[3] == set(), "what happened meanwhile is not known"
         assert len(announcer.told) == 4, "it subscribed again"
+
+
+async def test_what_announces_something_else_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It subscribes anew, and looks at everything meanwhile."""
+    monkeypatch.setattr("orchestrator.prefect_api.announcements.backoff", lambda attempts: 0.05)
+    announcer, listener = Announcer(), Listener()
+    async with listening(announcer, listener):
+        for number, said in enumerate(("{}", "no JSON", "[]"), 1):
+            await until(number, listener)
+            await announcer.sockets[-1].send(said)
+        await until(4, listener)
+    assert set(map(frozenset, listener.hints)) == {frozenset()}
 
 
 async def test_refused_credentials_are_tried_again_and_never_logged(

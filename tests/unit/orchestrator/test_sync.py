@@ -67,11 +67,10 @@ def follow(db: AsyncEngine, database_url: str) -> Follow:
                     query_seconds=1,
                 ),
                 deployments=deployments or NAMES,
-                poll_seconds=0.05,
                 handed_over=asyncio.Event(),
                 on_seen=watched.seen.append,
                 on_failure=watched.failed,
-                **more,
+                **{"poll_seconds": 0.05} | more,
             )
             yield watched
 
@@ -325,6 +324,66 @@ async def test_an_idle_leader_asks_prefect_less_often(follow: Follow) -> None:
 
             await eventually(adopted, within=5, what="the run is adopted")
             assert await _requests(wire, seconds=0.8) > 1.5 * looks
+        finally:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+
+
+async def test_what_is_announced_is_looked_at_alone(db: AsyncEngine, follow: Follow) -> None:
+    """One request tells of it, at once, whoever made the run; the others wait for the next poll."""
+    wire = PrefectWire()
+    _, flow_run_id = await handed_over_run(db, wire)
+    async with follow(wire, poll_seconds=60) as watched:
+        work = asyncio.create_task(watched.sync.work())
+        try:
+
+            async def looked() -> bool:
+                return bool(wire.requests) and watched.sync.leads
+
+            await eventually(looked, within=5, what="the first look")
+            await asyncio.sleep(0.3)
+            wire.move(flow_run_id, "RUNNING")
+            stranger = wire.add("PENDING")
+            wire.add("PENDING")
+            wire.requests.clear()
+            watched.sync.wake({UUID(flow_run_id), UUID(stranger["id"])})
+
+            async def seen() -> bool:
+                return len(watched.seen) == 2
+
+            await eventually(seen, within=5, what="both changes")
+            assert [request.url.path for request in wire.requests] == ["/api/flow_runs/filter"]
+            watched.sync.wake()
+
+            async def all_seen() -> bool:
+                return len(watched.seen) == 3
+
+            await eventually(all_seen, within=5, what="where none is named, it may be any")
+        finally:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+    assert {(one.before, one.state) for one in watched.seen} == {("Scheduled", "Running"), (None, "Pending")}
+
+
+async def test_what_could_not_be_looked_at_is_not_forgotten(db: AsyncEngine, follow: Follow) -> None:
+    """The next look is at everything."""
+    wire = PrefectWire()
+    _, flow_run_id = await handed_over_run(db, wire)
+    async with follow(wire, poll_seconds=0.2) as watched:
+        await watched.look()
+        wire.move(flow_run_id, "RUNNING")
+        wire.fault = saying(503)
+        watched.sync.wake({UUID(flow_run_id)})
+        with pytest.raises(EngineUnavailable):
+            await watched.sync.glance()
+        wire.fault = None
+        work = asyncio.create_task(watched.sync.work())
+        try:
+
+            async def seen() -> bool:
+                return bool(watched.seen)
+
+            await eventually(seen, within=5, what="the change")
         finally:
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)

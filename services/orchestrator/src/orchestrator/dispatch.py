@@ -18,7 +18,7 @@ from orchestrator.resilience import backoff
 from orchestrator.runs import FlowRun
 from orchestrator.tracing import Tracing
 
-IDLE_SECONDS = 1.0  # how soon a run is found whose acceptance nobody here was woken by
+IDLE_SECONDS = 3.0  # how soon a run is found whose acceptance nobody here was woken by
 
 log = structlog.get_logger(__name__)
 

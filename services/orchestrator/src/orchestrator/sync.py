@@ -4,7 +4,7 @@ of each pipeline.
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -23,7 +23,9 @@ from orchestrator.runs import Facts, FlowRun, State
 FACTS_SECONDS = 15.0
 SWEEP_SECONDS = 300.0
 SWEEP_BACK = timedelta(hours=24)
-GLANCE_BACK = timedelta(minutes=10)
+DISCOVERY_BACK = timedelta(minutes=2)
+# In polls: how often is looked for runs that others made, and how often at all while nothing is going on.
+DISCOVERY_FACTOR = 5
 IDLE_FACTOR = 4
 
 log = structlog.get_logger(__name__)
@@ -65,20 +67,22 @@ class Sync:
         self._led = False
         self._trouble: str | None = None
         self._undiagnosed: str | None = None
-        self._facts_at = self._swept_at = self._looked_at = float("-inf")
+        self._facts_at = self._swept_at = self._discovered_at = self._looked_at = float("-inf")
         self._known: dict[UUID, tuple[str, Facts]] = {}
         self._next_start: datetime | None = None
         self._odd: dict[str, str] = {}
         self._hinted = False
+        self._announced = set[UUID]()
 
     @property
     def leads(self) -> bool:
         """Whether this replica was the leader when it last looked."""
         return self._led
 
-    def wake(self) -> None:
-        """Something may have changed in Prefect: look now, idle or not."""
-        self._hinted = True
+    def wake(self, flow_runs: Collection[UUID] = ()) -> None:
+        """These flow runs have changed in Prefect, or something has where none is named: look now, idle or not."""
+        self._announced.update(flow_runs)
+        self._hinted = self._hinted or not flow_runs
         self._handed_over.set()
 
     async def work(self) -> None:
@@ -88,9 +92,13 @@ class Sync:
                 self._handed_over.clear()
                 began = datetime.now(UTC)
                 try:
-                    if await self._leads() and await self._is_worth_it():
-                        await self.look()
+                    if not await self._leads():
+                        self._announced.clear()
+                    elif await self._is_worth_it():
+                        await self.look(discover=self._hinted or self._is_time_to_discover())
                         await self._settled()
+                    elif self._announced:
+                        await self.glance()
                 except OrchestratorError as exc:
                     self._failed(exc)
                     with suppress(LedgerUnavailable):
@@ -103,37 +111,56 @@ class Sync:
         finally:
             await self._leadership.release()
 
-    async def look(self) -> None:
-        """One look at Prefect, written down. Raises OrchestratorError."""
-        self._hinted = False  # what is announced from here on may not be seen by this look
+    async def glance(self) -> None:
+        """Look at what was announced, and write that down. Raises OrchestratorError."""
+        announced, self._announced = self._announced, set()
+        try:
+            await self._write(await self._prefect.flow_runs(sorted(announced)))
+        except OrchestratorError:
+            self._hinted = True
+            raise
+
+    async def look(self, *, discover: bool = True) -> None:
+        """Look at every run that is not over, and write down where it is. Raises OrchestratorError.
+
+        `discover`: and at runs that others made.
+        """
+        # what is announced from here on may not be seen by this look
+        self._hinted = False
+        self._announced.clear()
         if time.monotonic() - self._facts_at >= FACTS_SECONDS:
             await self._learn()
         sweep = time.monotonic() - self._swept_at >= SWEEP_SECONDS
         told = []
-        if self._known:
-            since = datetime.now(UTC) - (SWEEP_BACK if sweep else GLANCE_BACK)
+        if self._known and (discover or sweep):
+            since = datetime.now(UTC) - (SWEEP_BACK if sweep else DISCOVERY_BACK)
             told = await self._prefect.due(self._known, since=since)
             told += await self._prefect.active(self._known)
             if sweep:
                 told += await self._prefect.overdue(self._known)
+            self._discovered_at = time.monotonic()
         met = {one.flow_run_id: one for one in told}
         rest = [one for one in await following.to_follow(self._db) if one not in met]
         met |= {one.flow_run_id: one for one in await self._prefect.flow_runs(rest)}
-        seen = await following.record(self._db, list(met.values()), self._known, max_attempts=self._max_attempts)
-        crashed = [one.flow_run_id for one in met.values() if one.state is State.CRASHED]
-        if crashed and await recovering.any_going(self._db, crashed):
-            self._on_crash()
+        await self._write(list(met.values()))
         for lost in set(rest) - set(met):
             # a page may have shifted while it was read: only Prefect's answer about this very run counts
             if await self._prefect.flow_run(lost) is None:
                 gone = await following.lose(self._db, lost)
-                seen += [gone] if gone else []
-        for change in seen:
-            self._on_seen(change)
+                if gone is not None:
+                    self._on_seen(gone)
         self._looked_at = time.monotonic()
         if sweep:
             self._swept_at = self._looked_at
         await self._diagnose(met)
+
+    async def _write(self, told: Sequence[FlowRun]) -> None:
+        seen = await following.record(self._db, told, self._known, max_attempts=self._max_attempts)
+        crashed = [one.flow_run_id for one in told if one.state is State.CRASHED]
+        if crashed and await recovering.any_going(self._db, crashed):
+            self._on_crash()
+        for change in seen:
+            self._on_seen(change)
 
     async def _diagnose(self, met: Mapping[UUID, FlowRun]) -> None:
         """What is said of why runs are where they are must not keep where they are from being known."""
@@ -159,19 +186,24 @@ class Sync:
         self._undiagnosed = why
 
     async def _is_worth_it(self) -> bool:
-        """Whether to look now: always while a run is not over, whoever accepted it; when idle, only now and then."""
-        if self._hinted or time.monotonic() - self._looked_at >= self._poll_seconds * IDLE_FACTOR:
+        """Whether to look at all runs now: at every poll while one is not over; when idle, only now and then."""
+        ago = time.monotonic() - self._looked_at
+        if self._hinted or ago >= self._poll_seconds * IDLE_FACTOR:
             return True
         if self._next_start is not None and self._next_start <= datetime.now(UTC):
             return True
-        return await following.any_unfinished(self._db)
+        return ago >= self._poll_seconds and await following.any_unfinished(self._db)
+
+    def _is_time_to_discover(self) -> bool:
+        late = self._next_start is not None and self._next_start <= datetime.now(UTC)
+        return late or time.monotonic() - self._discovered_at >= self._poll_seconds * DISCOVERY_FACTOR
 
     async def _leads(self) -> bool:
         leads = await self._leadership.held()
         if leads != self._led:
             self._led = leads
             log.info("leading: this replica follows Prefect" if leads else "not leading any more")
-            self._facts_at = self._swept_at = self._looked_at = float("-inf")
+            self._facts_at = self._swept_at = self._discovered_at = self._looked_at = float("-inf")
         return leads
 
     async def _learn(self) -> None:

@@ -1,14 +1,15 @@
-"""Prefect's announcements of what happens to flow runs: a hint to look now, never the truth itself.
+"""Prefect's announcements of what happens to flow runs: a hint where to look now, never the truth itself.
 
 They may be late, doubled or lost; the sync's poll is what states rest on.
 """
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import structlog
 from websockets.asyncio.client import ClientConnection, connect
@@ -19,9 +20,11 @@ from websockets.typing import Subprotocol
 from orchestrator.resilience import backoff
 from orchestrator.settings import PREFIX, Settings
 
-GATHER_SECONDS = 0.5  # one state change is announced several times: one look serves them all
+GATHER_SECONDS = 0.1  # what is announced together is looked at together
 ANSWER_SECONDS = 5.0
 FOR_EVER = timedelta(days=3650)
+FLOW_RUN = "prefect.flow-run."
+HEARTBEAT = "prefect.flow-run.heartbeat"
 
 log = structlog.get_logger(__name__)
 
@@ -29,8 +32,8 @@ log = structlog.get_logger(__name__)
 class Announcements:
     """A subscription to the events of flow runs, kept up for as long as `work` goes on."""
 
-    def __init__(self, settings: Settings, *, heard: Callable[[], None]) -> None:
-        """`heard` is called soon after something was announced."""
+    def __init__(self, settings: Settings, *, heard: Callable[[Collection[UUID]], None]) -> None:
+        """`heard` is called soon after something was announced, with the flow runs; with none, it may be any."""
         scheme, _, rest = settings.prefect_api_url.partition("://")
         self._url = f"{'wss' if scheme == 'https' else 'ws'}://{rest}/events/out"
         secret = settings.prefect_auth_string
@@ -69,14 +72,32 @@ class Announcements:
         now = datetime.now(UTC)
         # without an end that lies ahead, Prefect sends what was until now and then nothing more
         occurred = {"since": now.isoformat(), "until": (now + FOR_EVER).isoformat()}
-        wanted = {"event": {"prefix": ["prefect.flow-run."]}, "occurred": occurred}
+        wanted = {"event": {"prefix": [FLOW_RUN]}, "occurred": occurred}
         await socket.send(json.dumps({"type": "filter", "backfill": False, "filter": wanted}))
-        self._heard()  # whatever happened while nobody listened
+        self._heard(())  # whatever happened while nobody listened
 
     async def _listen(self, socket: ClientConnection) -> None:
-        async for _ in socket:
+        async for message in socket:
+            announced = _flow_runs(message)
             with suppress(TimeoutError):
                 async with asyncio.timeout(GATHER_SECONDS):
                     while True:
-                        await socket.recv()
-            self._heard()
+                        announced |= _flow_runs(await socket.recv())
+            if announced:
+                self._heard(announced)
+
+
+def _flow_runs(message: str | bytes) -> set[UUID]:
+    """The flow run that an announcement is about; none where it changes nothing.
+
+    Raises:
+        ValueError: it is no announcement.
+    """
+    told = json.loads(message)
+    try:
+        event, resource = told["event"]["event"], told["event"]["resource"]["prefect.resource.id"]
+    except (KeyError, TypeError) as exc:
+        raise ValueError(f"what announces does not speak like Prefect: it lacks {exc}") from exc
+    if event == HEARTBEAT or not str(resource).startswith(FLOW_RUN):
+        return set()
+    return {UUID(str(resource).removeprefix(FLOW_RUN))}
