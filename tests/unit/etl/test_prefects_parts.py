@@ -5,11 +5,16 @@ A test here that fails after an upgrade says which: read etl.execution.fit, or e
 
 import inspect
 import json
+import logging
+import re
 import subprocess
 import sys
-from typing import get_args
+from pathlib import Path
+from typing import Any, get_args
 
+import prefect.logging.configuration
 import pytest
+from etl import later
 from prefect import flow_engine
 from prefect._internal import control_listener
 from prefect.blocks.core import Block
@@ -60,28 +65,68 @@ PUT_OFF = """
 import json, sys, types
 from etl import later
 later.put_off()
-import prefect.flow_engine
+import prefect.flows
+with later.settings_as_needed():
+    import prefect.flow_engine
 later.know_blocks()
 {use}
-print(json.dumps([type(sys.modules[name]) is types.ModuleType for name in later.BLOCKS]))
+print(json.dumps([name for name in sorted(later.PUT_OFF) if type(sys.modules.get(name)) is types.ModuleType]))
 """
+NOTIFICATIONS, WEBHOOK = later.BLOCKS
+
+
+def said_by(use: str) -> Any:
+    """What is put off and loaded after all, once Prefect is imported as a pod does it and used so."""
+    program = [sys.executable, "-c", PUT_OFF.format(use=use)]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.mark.parametrize(
     ("use", "loaded"),
     [
-        ("", [False, False]),
-        ("from prefect.blocks.core import Block; Block.get_block_class_from_key('slack-webhook')", [True, True]),
-        ("from prefect.blocks.webhook import Webhook; Webhook(url='http://localhost')", [False, True]),
-        ("from prefect.blocks import notifications; notifications.SlackWebhook(url='http://localhost')", [True, False]),
-        ("import prefect; assert prefect.blocks.webhook.Webhook", [False, True]),
-        ("import httpx; assert httpx.main and httpx.Client", [False, False]),
+        ("", set()),
+        (
+            "from prefect.blocks.core import Block; Block.get_block_class_from_key('slack-webhook')",
+            {NOTIFICATIONS, WEBHOOK},
+        ),
+        ("from prefect.blocks.webhook import Webhook; Webhook(url='http://localhost')", {WEBHOOK}),
+        (
+            "from prefect.blocks import notifications; notifications.SlackWebhook(url='http://localhost')",
+            {NOTIFICATIONS},
+        ),
+        ("import prefect; assert prefect.blocks.webhook.Webhook", {WEBHOOK}),
+        ("import httpx; assert httpx.main and httpx.Client", set()),
+        ("import prefect.analytics; assert prefect.analytics.emit_integration_event", {"prefect._internal.analytics"}),
+        ("import jsonschema; jsonschema.validate(1, {'type': 'integer'})", {"jsonschema"}),
+        ("from jsonschema.validators import Draft202012Validator", {"jsonschema"}),
+        ("from prefect.utilities.names import generate_slug; assert generate_slug(2)", {"coolname"}),
     ],
 )
-def test_what_is_put_off_is_there_when_it_is_used(use: str, loaded: list[bool]) -> None:
-    """A module of blocks is loaded when something of it is asked for, by name or by a block's type, and not before."""
-    done = subprocess.run(
-        [sys.executable, "-c", PUT_OFF.format(use=use)], capture_output=True, text=True, timeout=120, check=False
+def test_what_is_put_off_is_there_when_it_is_used(use: str, loaded: set[str]) -> None:
+    """A module is loaded when something of it is asked for, by name or by a block's type, and not before."""
+    assert set(said_by(use)) == loaded
+
+
+def test_prefects_logging_is_set_up_as_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the same settings; a configuration of one's own may name any of them."""
+    told = (
+        "import logging; print(json.dumps([logging.getLogger(one).level for one in ('prefect', 'prefect._internal')]));"
     )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == loaded
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+    monkeypatch.setenv("PREFECT_LOGGING_LEVEL", "ERROR")
+    monkeypatch.setenv("PREFECT_INTERNAL_LOGGING_LEVEL", "CRITICAL")
+    own = inspect.getsource(prefect.logging.configuration)
+    assert "to_environment_variables(include_aliases=True)" in own, "Prefect sets up its logging otherwise"
+    config = (Path(prefect.logging.__file__).with_name("logging.yml")).read_text()
+    named = set(re.findall(r"\$\{?(\w+)", config))
+    assert named == set(later.NAMED), "Prefect's own configuration names other settings"
+    program = PUT_OFF.format(use=told)
+    for text in (None, config.replace("${PREFECT_INTERNAL_LOGGING_LEVEL}", "${PREFECT_LOGGING_INTERNAL_LEVEL}")):
+        if text is not None:
+            (tmp_path / "logging.yml").write_text(text)
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
+        levels = json.loads(done.stdout.splitlines()[-2])
+        assert levels == [logging.ERROR, logging.CRITICAL]

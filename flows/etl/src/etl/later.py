@@ -1,18 +1,27 @@
-"""Modules that Prefect imports and a run hardly ever uses: they are loaded once something of theirs is asked for.
+"""What Prefect does at its import and a run hardly ever uses: done once something of it is asked for, or left out.
 
 Prefect imports its blocks for notifications and webhooks so that they are known by their type's name. Their classes are
-costly to make, and httpx's command line is of use on a command line only: together a good part of a run's start.
+costly to make; so are packages that it needs for parameters' schemas and for names that nobody chose. Its analytics are
+for terminals, as httpx's command line is. And for three words in the configuration of its logging it writes out all of
+its settings.
 """
 
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any, cast
 
 BLOCKS = ("prefect.blocks.notifications", "prefect.blocks.webhook")
+_ANALYTICS = "prefect._internal.analytics"
+PUT_OFF = frozenset({*BLOCKS, _ANALYTICS, "coolname", "jsonschema"})
+# What Prefect itself calls of its analytics, in a terminal alone.
+_SILENT: dict[str, Any] = {"initialize_analytics": lambda: None, "try_mark_milestone": lambda _milestone: False}
+NAMED = ("PREFECT_LOGGING_LEVEL", "PREFECT_INTERNAL_LOGGING_LEVEL", "PREFECT_SERVER_LOGGING_LEVEL")
 _COMMAND_LINE = "httpx._main"
 
 _loading = threading.RLock()
@@ -23,6 +32,19 @@ def put_off() -> None:
     sys.meta_path.insert(0, _Finder())
     # None makes its import raise ImportError: httpx goes without, as where the packages for a command line are missing.
     cast("dict[str, ModuleType | None]", sys.modules).setdefault(_COMMAND_LINE, None)
+
+
+@contextmanager
+def settings_as_needed() -> Iterator[None]:
+    """While the block runs, in which Prefect sets up its logging, it writes out no settings but those that are named."""
+    from prefect.settings import Settings  # noqa: PLC0415 - see etl.start
+
+    name = "to_environment_variables"
+    type.__setattr__(Settings, name, lambda settings, **options: _Named(settings, options))
+    try:
+        yield
+    finally:
+        type.__delattr__(Settings, name)
 
 
 def know_blocks() -> None:
@@ -37,6 +59,19 @@ def know_blocks() -> None:
         return look_up(cls, key)
 
     type.__setattr__(Block, "get_block_class_from_key", classmethod(look_up_among_all))
+
+
+class _Named(dict[str, str]):
+    """Settings by the names of their environment variables; any but those of Prefect's own configuration on demand."""
+
+    def __init__(self, settings: Any, options: Mapping[str, Any]) -> None:
+        levels = (settings.logging.level, settings.internal.logging_level, settings.server.logging_level)
+        super().__init__(zip(NAMED, levels, strict=True))
+        self._rest = partial(super(type(settings), settings).to_environment_variables, **options)
+
+    def __missing__(self, name: str) -> str:
+        self.update(self._rest())
+        return self[name]
 
 
 class _Later(ModuleType):
@@ -60,13 +95,18 @@ class _Loader(Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         """Nothing yet."""
+        if module.__name__ == _ANALYTICS:
+            vars(module).update(_SILENT)
 
 
 class _Finder(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        spec = PathFinder.find_spec(fullname, path, target) if fullname in BLOCKS else None
+        package = sys.modules.get(fullname.rpartition(".")[0])
+        if isinstance(package, _Later):
+            _load(package)
+        spec = PathFinder.find_spec(fullname, path, target) if fullname in PUT_OFF else None
         if spec is not None and spec.loader is not None:
             spec.loader = _Loader(spec.loader)
         return spec

@@ -58,7 +58,8 @@ def main() -> NoReturn:
     begun = beginning.result()
     if begun is None:
         sys.exit(0)
-    import prefect.flow_engine  # noqa: F401, PLC0415
+    with later.settings_as_needed():
+        import prefect.flow_engine  # noqa: F401, PLC0415
 
     mine, deployment = begun
     if not _is_in_the_image(deployment):
