@@ -15,7 +15,7 @@ from orchestrator.api.answers import Accepted, Cancelling, RunPage, RunStatus, S
 from orchestrator.api.parts import OfPipeline, WithParts, facts_of
 from orchestrator.errors import RunOver, UnknownRun
 from orchestrator.ledger import acceptance, cancellation, reading
-from orchestrator.ledger.acceptance import Key
+from orchestrator.ledger.acceptance import Key, Wish
 from orchestrator.ledger.reading import Wanted
 from orchestrator.runs import State
 from orchestrator.settings import Pipeline
@@ -82,8 +82,7 @@ async def start(
         day = runs.logical_date(asked.logical_date, zone=facts.timezone)
         parameters = runs.parameters(facts, asked.parameters, day)
         with parts.tracing.span("commit", parent=request.state.traceparent, pipeline=pipeline.name):
-            run_id, is_new = await acceptance.accept(
-                parts.db,
+            wish = Wish(
                 pipeline=pipeline.name,
                 logical_date=day,
                 parameters=parameters,
@@ -91,6 +90,7 @@ async def start(
                 traceparent=request.state.traceparent,
                 key=key,
             )
+            run_id, is_new = await parts.acceptor.accept(wish)
         if is_new:
             parts.metrics.accepted(pipeline.name)
             parts.wake()
@@ -133,7 +133,7 @@ def _unknown(pipeline: Pipeline, run_id: UUID) -> UnknownRun:
 @router.get("/status/{run_id}", responses=problems.responses(404, 422, 503))
 async def status(run_id: UUID, pipeline: OfPipeline, parts: WithParts) -> RunStatus:
     """All that is known of one run."""
-    row = await reading.run(parts.db, pipeline.name, run_id)
+    row = await parts.reader.run(pipeline.name, run_id)
     if row is None:
         raise _unknown(pipeline, run_id)
     return RunStatus.of(row, pipeline)

@@ -13,11 +13,14 @@ from orchestrator.errors import LedgerUnavailable
 
 CONNECT_SECONDS = 5
 STATEMENT_SECONDS = 10
+MOST_CONNECTIONS = 16
 
 # What PostgreSQL says when it is away, starting, stopping, full, or not the database we were promised.
 UNAVAILABLE_CLASSES = frozenset({"08", "28", "3D", "53", "57", "58"})
 LOCKED = "55P03"
 NO_TABLES = frozenset({"42P01", "42703", "3F000"})
+CUT = frozenset({"57P01", "57P02"})
+FAILURES = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, DBAPIError, PoolTimeout)
 
 
 async def connect(
@@ -51,11 +54,26 @@ def open_ledger(url: str, *, statement_seconds: float | None = STATEMENT_SECONDS
     return create_async_engine(
         "postgresql+asyncpg://",
         async_creator=lambda: connect(url, statement_seconds=statement_seconds),
-        pool_size=8,
-        max_overflow=8,
+        # none beyond those that are kept: an extra one would be opened and closed for each request of a busy moment
+        pool_size=MOST_CONNECTIONS,
+        max_overflow=0,
         pool_timeout=CONNECT_SECONDS,
+        pool_use_lifo=True,
         pool_pre_ping=True,
     )
+
+
+@asynccontextmanager
+async def looking(db: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """A connection for one statement that only reads: it needs no transaction. Raises as `transaction`."""
+    try:
+        async with db.connect() as connection:
+            yield await connection.execution_options(isolation_level="AUTOCOMMIT")
+    except FAILURES as exc:
+        translated = _translated(exc)
+        if translated is None:
+            raise
+        raise translated from exc
 
 
 @asynccontextmanager
@@ -64,11 +82,19 @@ async def transaction(db: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     try:
         async with db.begin() as connection:
             yield connection
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, DBAPIError, PoolTimeout) as exc:
+    except FAILURES as exc:
         translated = _translated(exc)
         if translated is None:
             raise
         raise translated from exc
+
+
+def cut_off(error: LedgerUnavailable) -> bool:
+    """Whether the connection was lost on the way: what was asked may have been done, and a new one may be had at once."""
+    cause = error.__cause__
+    if not isinstance(cause, DBAPIError):
+        return False
+    return cause.connection_invalidated or getattr(cause.orig, "sqlstate", None) in CUT
 
 
 def _translated(exc: Exception) -> LedgerUnavailable | None:
