@@ -268,9 +268,9 @@ def _until_ready(url: str, *, within: float, log: Path) -> None:
 _NOTES = f"""
 {CONNECTIONS} connections, each sending the next request when it has its answer, from a process of its own. An
 orchestrator is one process, so it has one core at most; so is Prefect's server. Each side has a PostgreSQL of its own,
-the embedded one with its default settings, so each commit reaches the disk. The orchestrator writes its log, and nobody's
-requests are limited; Prefect has its settings at the defaults, and no flow run of these is ever executed. While Prefect
-is up, runs are handed over to it all the time, on the same machine.
+the embedded one with its default settings, so each commit reaches the disk. The orchestrator writes its log, and
+nobody's requests are limited; Prefect has its settings at the defaults, and no flow run of these is ever executed.
+While Prefect is up, runs are handed over to it all the time, on the same machine.
 """
 
 ACCEPT = Benchmark(

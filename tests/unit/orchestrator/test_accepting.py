@@ -154,7 +154,9 @@ async def test_a_connection_that_was_lost_is_replaced(db: AsyncEngine, postgres:
     name = db.url.database or (await value(db, text("SELECT current_database()")))
     if not used:
         await asyncio.sleep(1.2)
-    cut = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}' AND pid <> pg_backend_pid();"
+    cut = (
+        f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}' AND pid <> pg_backend_pid();"
+    )
     postgres.execute(cut)
     assert await reader.run("etl", UUID(int=1)) is None
     postgres.execute(cut)

@@ -25,6 +25,7 @@ SWEEP_SECONDS = 300.0
 SWEEP_BACK = timedelta(hours=24)
 GLANCE_BACK = timedelta(minutes=10)
 IDLE_FACTOR = 4
+REST_SECONDS = 0.25  # between two looks, whatever happens: each asks Prefect for everything that is due
 
 log = structlog.get_logger(__name__)
 
@@ -95,8 +96,10 @@ class Sync:
                     self._failed(exc)
                     with suppress(LedgerUnavailable):
                         await self._diagnosis.blind(exc, self._known, since=began)
+                rest = min(REST_SECONDS, self._poll_seconds)
+                await asyncio.sleep(rest)
                 try:
-                    async with asyncio.timeout(self._poll_seconds):
+                    async with asyncio.timeout(self._poll_seconds - rest):
                         await self._handed_over.wait()
                 except TimeoutError:
                     continue

@@ -70,15 +70,14 @@ WithCaller = Annotated[Caller, Depends(caller)]
 
 
 async def configured(
-    pipeline: Annotated[str, Path(description="A configured pipeline's name", examples=["etl"])],
-    parts: WithParts,
-    caller: WithCaller,
+    request: Request, pipeline: Annotated[str, Path(description="A configured pipeline's name", examples=["etl"])]
 ) -> Pipeline:
     """The pipeline of that name. Raises UnknownPipeline listing those that the caller may read."""
+    known = (await parts(request)).pipelines
     try:
-        return parts.pipelines[pipeline]
+        return known[pipeline]
     except KeyError:
-        raise await unknown_pipeline(pipeline, caller=caller, pipelines=parts.pipelines) from None
+        raise await unknown_pipeline(pipeline, caller=await caller(request), pipelines=known) from None
 
 
 OfPipeline = Annotated[Pipeline, Depends(configured)]

@@ -5,9 +5,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.util import await_only
 
 from orchestrator.errors import LedgerUnavailable
 
@@ -51,7 +53,7 @@ async def connect(
 
 def open_ledger(url: str, *, statement_seconds: float | None = STATEMENT_SECONDS) -> AsyncEngine:
     """The pool of connections to the ledger; nothing is connected yet. The caller disposes of it."""
-    return create_async_engine(
+    db = create_async_engine(
         "postgresql+asyncpg://",
         async_creator=lambda: connect(url, statement_seconds=statement_seconds),
         # none beyond those that are kept: an extra one would be opened and closed for each request of a busy moment
@@ -59,8 +61,20 @@ def open_ledger(url: str, *, statement_seconds: float | None = STATEMENT_SECONDS
         max_overflow=0,
         pool_timeout=CONNECT_SECONDS,
         pool_use_lifo=True,
-        pool_pre_ping=True,
     )
+    event.listen(db.sync_engine, "checkout", _try_it)
+    return db
+
+
+def _try_it(_: Any, __: Any, checked_out: Any) -> None:
+    """Find out that a connection was lost before it is used: the pool then makes anew this one and all others.
+
+    SQLAlchemy's pool_pre_ping does so within a transaction, by three questions for one.
+    """
+    try:
+        await_only(checked_out.driver_connection.execute("SELECT 1"))
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
+        raise InvalidatePoolError from exc
 
 
 @asynccontextmanager
@@ -90,7 +104,7 @@ async def transaction(db: AsyncEngine) -> AsyncIterator[AsyncConnection]:
 
 
 def cut_off(error: LedgerUnavailable) -> bool:
-    """Whether the connection was lost on the way: what was asked may have been done, and a new one may be had at once."""
+    """Whether the connection was lost on the way: what was asked may be done, and a new one may be had at once."""
     cause = error.__cause__
     if not isinstance(cause, DBAPIError):
         return False
