@@ -1,5 +1,6 @@
 """Every benchmark, in the order in which `make bench` runs them."""
 
+from .api.benchmarks import ACCEPT, STATUS
 from .benchmark import Benchmark
 from .cluster.backfill import BACKFILL
 from .cluster.burst import BURST
@@ -8,4 +9,6 @@ from .cluster.install import INSTALL
 from .cluster.start import START
 from .load.benchmark import LOAD
 
-BENCHMARKS: dict[str, Benchmark] = {one.name: one for one in (LOAD, START, BURST, BACKFILL, IDLE, INSTALL)}
+BENCHMARKS: dict[str, Benchmark] = {
+    one.name: one for one in (LOAD, ACCEPT, STATUS, START, BURST, BACKFILL, IDLE, INSTALL)
+}

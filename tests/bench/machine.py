@@ -72,10 +72,10 @@ class Postgres:
         """The URL of one of its databases."""
         return urlunsplit(urlsplit(self.server_url)._replace(path=f"/{database}"))
 
-    def database(self, name: str) -> str:
-        """A new, empty database of that name, in place of one that was there; its URL."""
+    def database(self, name: str, *, template: str = "template1") -> str:
+        """A new database of that name, empty or a copy, in place of one that was there; its URL."""
         self.execute("postgres", f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
-        self.execute("postgres", f'CREATE DATABASE "{name}"')
+        self.execute("postgres", f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
         return self.url(name)
 
     def fetch(self, database: str, query: str) -> Any:

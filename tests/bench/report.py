@@ -81,7 +81,9 @@ def summary(benchmarks: Mapping[str, Benchmark], found: Mapping[str, Sequence[Sa
                     _shown(target, estimate.value, unit=True),
                     interval,
                     counts,
-                    verdict(target, estimate),
+                    verdict(target, estimate)
+                    if min(map(len, (mine, others or mine))) > 1
+                    else "one sample: no verdict",
                 ]
             lines.append(f"| {target.what} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

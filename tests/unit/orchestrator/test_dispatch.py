@@ -12,7 +12,8 @@ import httpx
 import pytest
 from orchestrator import dispatch
 from orchestrator.dispatch import Dispatcher
-from orchestrator.ledger import acceptance, following, handover
+from orchestrator.ledger import following, handover
+from orchestrator.ledger.acceptance import Acceptor, Wish
 from orchestrator.ledger.events import Seen
 from orchestrator.ledger.tables import run_events, runs
 from orchestrator.prefect_api import PrefectApi
@@ -50,9 +51,9 @@ def dispatching(
 
 async def accept(db: AsyncEngine, count: int) -> list[UUID]:
     made = []
+    acceptor = Acceptor(db)
     for _ in range(count):
-        run_id, is_new = await acceptance.accept(
-            db,
+        wish = Wish(
             pipeline="etl",
             logical_date=date(2026, 3, 1),
             parameters={},
@@ -60,6 +61,7 @@ async def accept(db: AsyncEngine, count: int) -> list[UUID]:
             traceparent=None,
             key=None,
         )
+        run_id, is_new = await acceptor.accept(wish)
         assert is_new
         made.append(run_id)
     return made

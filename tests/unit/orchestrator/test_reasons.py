@@ -137,7 +137,7 @@ async def test_a_cause_replaces_what_held_the_run_and_stays(db: AsyncEngine) -> 
     await reasons.hold(db, {run_id: held("PL016")})
     await reasons.explain(db, run_id, held("PL105"))
     async with transaction(db) as connection:
-        await reasons._put(connection, run_id, held("PL016"), over_an_end=False)
+        await reasons._put(connection, {run_id: held("PL016")}, over_an_end=False)
     assert (await reasons.read(db, [run_id]))[run_id].id == "PL105"
 
 

@@ -8,7 +8,7 @@ its settings.
 
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib.abc import Loader, MetaPathFinder
@@ -36,15 +36,15 @@ def put_off() -> None:
 
 @contextmanager
 def settings_as_needed() -> Iterator[None]:
-    """While the block runs, in which Prefect sets up its logging, it writes out no settings but those that are named."""
+    """While the block runs, in which Prefect sets up its logging, it writes out only the settings that are named."""
     from prefect.settings import Settings  # noqa: PLC0415 - see etl.start
 
-    name = "to_environment_variables"
-    type.__setattr__(Settings, name, lambda settings, **options: _Named(settings, options))
+    write_out = Settings.to_environment_variables  # inherited: what is set here hides it
+    type.__setattr__(Settings, write_out.__name__, lambda one, **options: _Named(one, partial(write_out, one, **options)))
     try:
         yield
     finally:
-        type.__delattr__(Settings, name)
+        type.__delattr__(Settings, write_out.__name__)
 
 
 def know_blocks() -> None:
@@ -64,13 +64,13 @@ def know_blocks() -> None:
 class _Named(dict[str, str]):
     """Settings by the names of their environment variables; any but those of Prefect's own configuration on demand."""
 
-    def __init__(self, settings: Any, options: Mapping[str, Any]) -> None:
+    def __init__(self, settings: Any, write_out: Callable[[], Mapping[str, str]]) -> None:
         levels = (settings.logging.level, settings.internal.logging_level, settings.server.logging_level)
         super().__init__(zip(NAMED, levels, strict=True))
-        self._rest = partial(super(type(settings), settings).to_environment_variables, **options)
+        self._write_out = write_out
 
     def __missing__(self, name: str) -> str:
-        self.update(self._rest())
+        self.update(self._write_out())
         return self[name]
 
 

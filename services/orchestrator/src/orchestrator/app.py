@@ -29,10 +29,12 @@ from orchestrator.doors.rates import Allowed, Rates
 from orchestrator.doors.tokens import Tokens
 from orchestrator.errors import EngineRefused, KubernetesRefused
 from orchestrator.kubernetes_api import reviews
+from orchestrator.ledger.acceptance import Acceptor
 from orchestrator.ledger.connection import open_ledger
 from orchestrator.ledger.events import Seen
 from orchestrator.ledger.feed import Feed
 from orchestrator.ledger.leadership import Leadership
+from orchestrator.ledger.reading import Reader
 from orchestrator.prefect_api import PrefectApi
 from orchestrator.prefect_api.announcements import Announcements
 from orchestrator.reasons import Commands
@@ -160,6 +162,8 @@ def create_app(
                 )
                 app.state.parts = Parts(
                     db=db,
+                    acceptor=Acceptor(db),
+                    reader=Reader(db),
                     prefect=prefect,
                     pipelines=pipelines,
                     metrics=metrics,

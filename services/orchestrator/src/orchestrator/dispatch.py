@@ -19,6 +19,7 @@ from orchestrator.runs import FlowRun
 from orchestrator.tracing import Tracing
 
 IDLE_SECONDS = 3.0  # how soon a run is found whose acceptance nobody here was woken by
+PACE_SECONDS = 0.1  # while Prefect takes nothing, every accept would wake in vain
 
 log = structlog.get_logger(__name__)
 
@@ -47,6 +48,7 @@ class Dispatcher:
         self._tracing = tracing
         self._on_seen = on_seen
         self._accepted = asyncio.Event()
+        self._in_vain = False
 
     def wake(self) -> None:
         """A run was just accepted here, or one of a backfill has ended and makes room for the next."""
@@ -55,7 +57,9 @@ class Dispatcher:
     async def work(self) -> None:
         """Hand over whatever is due, then wait for more; returns only by cancellation."""
         while True:
+            woken = self._accepted.is_set()
             self._accepted.clear()
+            self._in_vain = True
             try:
                 await backfilling.admit(self._db)
                 while await self.hand_over_one():
@@ -64,6 +68,8 @@ class Dispatcher:
             except LedgerUnavailable as exc:
                 log.warning("dispatch waits for the database", reason=str(exc))
                 pause = IDLE_SECONDS
+            if woken and self._in_vain:
+                await asyncio.sleep(PACE_SECONDS)
             try:
                 async with asyncio.timeout(pause):
                     await self._accepted.wait()
@@ -93,6 +99,7 @@ class Dispatcher:
                 said.info("run handed over", flow_run_id=str(flow_run.flow_run_id))
                 handed_over = True
         if handed_over:  # committed: the sync can see it now
+            self._in_vain = False
             self._handed_over.set()
         if refused is not None:
             self._on_seen(refused)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
+from functools import cached_property
 from typing import Any, Literal
 from uuid import UUID
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -110,6 +111,22 @@ class Facts:
         """Whether the flow takes the logical date as a parameter."""
         return "logical_date" in self.parameter_schema.get("properties", {})
 
+    @cached_property
+    def validator(self) -> jsonschema_rs.Draft202012Validator:
+        """What checks parameters against the schema: made once, it costs more than its use. Raises EngineConfused."""
+        try:
+            return jsonschema_rs.Draft202012Validator(
+                dict(self.parameter_schema),
+                validate_formats=True,
+                offline=True,  # a $ref to another host is never fetched
+                pattern_options=jsonschema_rs.FancyRegexOptions(backtrack_limit=MOST_BACKTRACKING),
+            )
+        except jsonschema_rs.ValidationError as exc:
+            raise EngineConfused(
+                f"the parameter schema of {self.deployment} cannot be used ({exc.message[:300]}); "
+                "correct it and register it again"
+            ) from exc
+
 
 @dataclass(frozen=True, kw_only=True)
 class FlowRun:
@@ -202,19 +219,7 @@ def parameters(facts: Facts, given: Mapping[str, Any], day: date) -> dict[str, A
         raise InvalidRequest(f"parameters.{unknown[0][:80]} is not a parameter of {facts.flow}; it takes: {known}")
     _refuse_unsendable(given, "parameters")
     sent = dict(given) | ({"logical_date": day.isoformat()} if facts.dated else {})
-    try:
-        validator = jsonschema_rs.Draft202012Validator(
-            dict(facts.parameter_schema),
-            validate_formats=True,
-            offline=True,  # a $ref to another host is never fetched
-            pattern_options=jsonschema_rs.FancyRegexOptions(backtrack_limit=MOST_BACKTRACKING),
-        )
-    except jsonschema_rs.ValidationError as exc:
-        raise EngineConfused(
-            f"the parameter schema of {facts.deployment} cannot be used ({exc.message[:300]}); "
-            "correct it and register it again"
-        ) from exc
-    for problem in validator.iter_errors(dict(facts.defaults) | sent):
+    for problem in facts.validator.iter_errors(dict(facts.defaults) | sent):
         path = list(problem.instance_path)
         # a default may be a template that Prefect fills in: it is the deployment's business, not the caller's
         if not path or path[0] in sent:

@@ -12,9 +12,11 @@ from orchestrator.api.metrics import Metrics
 from orchestrator.doors import Caller, unknown_pipeline
 from orchestrator.doors.rates import Streams
 from orchestrator.errors import DeploymentMissing
-from orchestrator.ledger import following, reading
+from orchestrator.ledger import following
+from orchestrator.ledger.acceptance import Acceptor
 from orchestrator.ledger.events import Seen
 from orchestrator.ledger.feed import Feed
+from orchestrator.ledger.reading import Reader
 from orchestrator.prefect_api import PrefectApi
 from orchestrator.reasons import Commands
 from orchestrator.runs import Facts
@@ -31,6 +33,8 @@ class Parts:
     """
 
     db: AsyncEngine
+    acceptor: Acceptor
+    reader: Reader
     prefect: PrefectApi
     pipelines: dict[str, Pipeline]
     metrics: Metrics
@@ -46,7 +50,8 @@ class Parts:
     body_seconds: float
 
 
-def parts(request: Request) -> Parts:
+# Asynchronous, because FastAPI would call each in a thread of its own else.
+async def parts(request: Request) -> Parts:
     """The parts of the application that answers `request`."""
     found: Parts = request.app.state.parts
     return found
@@ -55,7 +60,7 @@ def parts(request: Request) -> Parts:
 WithParts = Annotated[Parts, Depends(parts)]
 
 
-def caller(request: Request) -> Caller:
+async def caller(request: Request) -> Caller:
     """Who the entrance let in."""
     found: Caller = request.state.caller
     return found
@@ -65,15 +70,14 @@ WithCaller = Annotated[Caller, Depends(caller)]
 
 
 async def configured(
-    pipeline: Annotated[str, Path(description="A configured pipeline's name", examples=["etl"])],
-    parts: WithParts,
-    caller: WithCaller,
+    request: Request, pipeline: Annotated[str, Path(description="A configured pipeline's name", examples=["etl"])]
 ) -> Pipeline:
     """The pipeline of that name. Raises UnknownPipeline listing those that the caller may read."""
+    known = (await parts(request)).pipelines
     try:
-        return parts.pipelines[pipeline]
+        return known[pipeline]
     except KeyError:
-        raise await unknown_pipeline(pipeline, caller=caller, pipelines=parts.pipelines) from None
+        raise await unknown_pipeline(pipeline, caller=await caller(request), pipelines=known) from None
 
 
 OfPipeline = Annotated[Pipeline, Depends(configured)]
@@ -81,7 +85,7 @@ OfPipeline = Annotated[Pipeline, Depends(configured)]
 
 async def facts_of(pipeline: Pipeline, parts: Parts) -> Facts:
     """The deployment's facts from the ledger, from Prefect where it was never seen or was missing at the last look."""
-    known = (await reading.remembered(parts.db)).get(pipeline.name)
+    known = (await parts.reader.remembered()).get(pipeline.name)
     if known and known.missing_since is None and known.facts.deployment == pipeline.deployment:
         return known.facts
     facts = await parts.prefect.deployment(pipeline.deployment)

@@ -11,11 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from orchestrator import runs
 from orchestrator.api import pages, problems
-from orchestrator.api.answers import Accepted, Cancelling, RunPage, RunStatus, StartRequest
+from orchestrator.api.answers import Accepted, Cancelling, RunPage, RunStatus, StartRequest, written
 from orchestrator.api.parts import OfPipeline, WithParts, facts_of
 from orchestrator.errors import RunOver, UnknownRun
 from orchestrator.ledger import acceptance, cancellation, reading
-from orchestrator.ledger.acceptance import Key
+from orchestrator.ledger.acceptance import Key, Wish
 from orchestrator.ledger.reading import Wanted
 from orchestrator.runs import State
 from orchestrator.settings import Pipeline
@@ -61,18 +61,18 @@ Listed = Annotated[Listing, Query()]
 @router.post(
     "/start",
     status_code=HTTPStatus.ACCEPTED,
+    response_model=Accepted,
     responses=problems.responses(404, 413, 422, 502, 503)
     | {202: {"headers": {"Location": {"description": "The run's status", "schema": {"type": "string"}}}}},
 )
 async def start(
     *,
     request: Request,
-    response: Response,
     pipeline: OfPipeline,
     parts: WithParts,
     body: StartRequest | None = None,
     idempotency_key: Repeatable = None,
-) -> Accepted:
+) -> Response:
     """Accept a run: it is committed when this answers, and handed to Prefect as soon as Prefect takes it."""
     asked = body or StartRequest()
     key = Key.of(idempotency_key, asked.model_dump()) if idempotency_key else None
@@ -82,8 +82,7 @@ async def start(
         day = runs.logical_date(asked.logical_date, zone=facts.timezone)
         parameters = runs.parameters(facts, asked.parameters, day)
         with parts.tracing.span("commit", parent=request.state.traceparent, pipeline=pipeline.name):
-            run_id, is_new = await acceptance.accept(
-                parts.db,
+            wish = Wish(
                 pipeline=pipeline.name,
                 logical_date=day,
                 parameters=parameters,
@@ -91,6 +90,7 @@ async def start(
                 traceparent=request.state.traceparent,
                 key=key,
             )
+            run_id, is_new = await parts.acceptor.accept(wish)
         if is_new:
             parts.metrics.accepted(pipeline.name)
             parts.wake()
@@ -101,8 +101,8 @@ async def start(
                 logical_date=day.isoformat(),
                 correlation_id=request.state.correlation_id,
             )
-    response.headers["Location"] = f"/api/{pipeline.name}/status/{run_id}"
-    return Accepted(run_id=run_id)
+    location = {"Location": f"/api/{pipeline.name}/status/{run_id}"}
+    return written(Accepted(run_id=run_id), status=HTTPStatus.ACCEPTED, headers=location)
 
 
 @router.post("/cancel/{run_id}", status_code=HTTPStatus.ACCEPTED, responses=problems.responses(404, 409, 422, 503))
@@ -130,13 +130,13 @@ def _unknown(pipeline: Pipeline, run_id: UUID) -> UnknownRun:
     return UnknownRun(f"pipeline {pipeline.name} has no run {run_id}; /api/{pipeline.name}/runs lists those it has")
 
 
-@router.get("/status/{run_id}", responses=problems.responses(404, 422, 503))
-async def status(run_id: UUID, pipeline: OfPipeline, parts: WithParts) -> RunStatus:
+@router.get("/status/{run_id}", response_model=RunStatus, responses=problems.responses(404, 422, 503))
+async def status(run_id: UUID, pipeline: OfPipeline, parts: WithParts) -> Response:
     """All that is known of one run."""
-    row = await reading.run(parts.db, pipeline.name, run_id)
+    row = await parts.reader.run(pipeline.name, run_id)
     if row is None:
         raise _unknown(pipeline, run_id)
-    return RunStatus.of(row, pipeline)
+    return written(RunStatus.of(row, pipeline))
 
 
 @router.get(
@@ -144,21 +144,19 @@ async def status(run_id: UUID, pipeline: OfPipeline, parts: WithParts) -> RunSta
     response_model=RunPage,
     responses=problems.responses(404, 422, 503) | {200: {"content": CSV}},
 )
-async def recent(
-    *, request: Request, response: Response, pipeline: OfPipeline, parts: WithParts, listing: Listed
-) -> RunPage | Response:
+async def recent(*, request: Request, pipeline: OfPipeline, parts: WithParts, listing: Listed) -> Response:
     """Runs, newest first; with `Accept: text/csv` their submissions and outcomes, as runs.csv has them."""
-    response.headers["Vary"] = "Accept"
     if pages.wants_csv(request.headers.get("accept", "")):
         return await reports(request=request, pipeline=pipeline, parts=parts, listing=listing)
     after = pages.run_place(listing.cursor) if listing.cursor else None
     rows = await reading.recent(parts.db, listing.of(pipeline), after)
     shown = rows[: listing.limit]
     more = len(rows) > len(shown)
-    return RunPage(
+    page = RunPage(
         runs=[RunStatus.of(row, pipeline) for row in shown],
         next_cursor=pages.cursor(shown[-1].accepted_at.isoformat(), shown[-1].run_id) if more else None,
     )
+    return written(page, headers={"Vary": "Accept"})
 
 
 @router.get(

@@ -1,21 +1,24 @@
-"""Taking a run in: from the caller's words to one committed row."""
+"""Taking runs in: from the callers' words to committed rows."""
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import func, select
+from sqlalchemy import bindparam, column, func, literal, select
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.sql.dml import ReturningInsert
 
-from orchestrator.errors import KeyReused
-from orchestrator.ledger.connection import transaction
+from orchestrator.errors import KeyReused, LedgerUnavailable
+from orchestrator.ledger.connection import cut_off, looking, transaction
 from orchestrator.ledger.events import append, submission
 from orchestrator.ledger.tables import runs
+from orchestrator.ledger.together import Together
 from orchestrator.runs import State
 
 
@@ -38,7 +41,7 @@ async def known(db: AsyncEngine, pipeline: str, key: Key) -> UUID | None:
     query = select(runs.c.run_id, runs.c.request_digest).where(
         runs.c.pipeline == pipeline, runs.c.idempotency_key == key.text
     )
-    async with transaction(db) as connection:
+    async with looking(db) as connection:
         row = (await connection.execute(query)).one_or_none()
     if row is None:
         return None
@@ -48,47 +51,106 @@ async def known(db: AsyncEngine, pipeline: str, key: Key) -> UUID | None:
     return run_id
 
 
-async def accept(
-    db: AsyncEngine,
-    *,
-    pipeline: str,
-    logical_date: date,
-    parameters: Mapping[str, Any],
-    correlation_id: str,
-    traceparent: str | None,
-    key: Key | None,
-) -> tuple[UUID, bool]:
-    """Commit a new run; its id and True, or under a key already taken that run's and False. Raises KeyReused."""
-    run_id = uuid4()
-    new = (
-        upsert(runs)
-        .values(
-            run_id=run_id,
-            pipeline=pipeline,
-            logical_date=logical_date,
-            state=State.SCHEDULED,
-            state_name=State.SCHEDULED,
-            parameters=dict(parameters),
-            origin="api",
-            correlation_id=correlation_id,
-            traceparent=traceparent,
-            idempotency_key=key.text if key else None,
-            request_digest=key.digest if key else None,
-            # the statement's own time, not the transaction's start: it is the order runs are handed over in
-            accepted_at=func.clock_timestamp(),
-            next_attempt_at=func.clock_timestamp(),
-        )
-        .on_conflict_do_nothing(
-            index_elements=["pipeline", "idempotency_key"], index_where=runs.c.idempotency_key.is_not(None)
-        )
-        .returning(runs.c.accepted_at)
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """A run that somebody asks for, checked and complete."""
+
+    run_id: UUID = field(default_factory=uuid4)
+    pipeline: str
+    logical_date: date
+    parameters: Mapping[str, Any]
+    correlation_id: str
+    traceparent: str | None
+    key: Key | None
+
+
+class Acceptor:
+    """Takes runs in: those that wait at one moment are committed together, and each is answered after its commit.
+
+    Most of what an accept costs is waiting for the disk, once a commit, however many rows are in it.
+    """
+
+    def __init__(self, db: AsyncEngine) -> None:
+        self._db = db
+        self._commits: Together[Wish, bool] = Together(self._commit)
+
+    async def accept(self, wish: Wish) -> tuple[UUID, bool]:
+        """Commit a new run; its id and True, or under a key already taken that run's and False.
+
+        Raises KeyReused, and LedgerUnavailable where it may not have been committed.
+        """
+        if await self._commits.ask(wish):
+            return wish.run_id, True
+        first = await known(self._db, wish.pipeline, wish.key) if wish.key else None
+        if first is None:
+            raise AssertionError("only a taken key keeps a run out, and runs are never deleted")
+        return first, False
+
+    async def _commit(self, wishes: Sequence[Wish]) -> list[bool]:
+        """Commit those whose key is free, in this order; for each whether it was."""
+        try:
+            return await self._insert(wishes)
+        except LedgerUnavailable as exc:
+            if not cut_off(exc):
+                raise
+            # nobody knows whether it was committed; the ids are the same, so what was is found and not made again
+            return await self._insert(wishes)
+
+    async def _insert(self, wishes: Sequence[Wish]) -> list[bool]:
+        rows = [
+            {
+                "run_id": str(wish.run_id),
+                "pipeline": wish.pipeline,
+                "logical_date": wish.logical_date.isoformat(),
+                "parameters": dict(wish.parameters),
+                "correlation_id": wish.correlation_id,
+                "traceparent": wish.traceparent,
+                "idempotency_key": wish.key.text if wish.key else None,
+                "request_digest": wish.key.digest if wish.key else None,
+            }
+            for wish in wishes
+        ]
+        async with transaction(self._db) as connection:
+            new = (await connection.execute(_INSERT, {"rows": rows})).all()
+            made = {row.run_id for row in new}
+            if len(made) < len(wishes):  # a key was taken, or these were committed and nobody heard of it
+                left = [wish.run_id for wish in wishes if wish.run_id not in made]
+                made |= set((await connection.execute(select(runs.c.run_id).where(runs.c.run_id.in_(left)))).scalars())
+            await append(connection, [submission(row.run_id, row.pipeline, row.accepted_at) for row in new])
+        return [wish.run_id in made for wish in wishes]
+
+
+def _inserting() -> ReturningInsert[Any]:
+    """One statement for any number of runs: they come as one JSON document, so that its plan is the same for all."""
+    wished = (
+        func.jsonb_to_recordset(bindparam("rows", type_=JSONB))
+        .table_valued(*(column(name, runs.c[name].type) for name in _WISHED))
+        .render_derived(with_types=True)
     )
-    async with transaction(db) as connection:
-        accepted_at = (await connection.execute(new)).scalar_one_or_none()
-        if accepted_at is not None:
-            await append(connection, [submission(run_id, pipeline, accepted_at)])
-            return run_id, True
-    first = await known(db, pipeline, key) if key else None
-    if first is None:
-        raise AssertionError("only a taken key keeps a run out, and runs are never deleted")
-    return first, False
+    told = {
+        "state": literal(str(State.SCHEDULED)),
+        "state_name": literal(str(State.SCHEDULED)),
+        "origin": literal("api"),
+        # the row's own time, not the transaction's start: it is the order runs are handed over in
+        "accepted_at": func.clock_timestamp(),
+        "next_attempt_at": func.clock_timestamp(),
+    }
+    return (
+        upsert(runs)
+        .from_select([*_WISHED, *told], select(*(wished.c[name] for name in _WISHED), *told.values()))
+        .on_conflict_do_nothing()  # of the key, or of the run's own id
+        .returning(runs.c.run_id, runs.c.pipeline, runs.c.accepted_at)
+    )
+
+
+_WISHED = (
+    "run_id",
+    "pipeline",
+    "logical_date",
+    "parameters",
+    "correlation_id",
+    "traceparent",
+    "idempotency_key",
+    "request_digest",
+)
+_INSERT = _inserting()

@@ -5,19 +5,24 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.util import await_only
 
 from orchestrator.errors import LedgerUnavailable
 
 CONNECT_SECONDS = 5
 STATEMENT_SECONDS = 10
+MOST_CONNECTIONS = 16
 
 # What PostgreSQL says when it is away, starting, stopping, full, or not the database we were promised.
 UNAVAILABLE_CLASSES = frozenset({"08", "28", "3D", "53", "57", "58"})
 LOCKED = "55P03"
 NO_TABLES = frozenset({"42P01", "42703", "3F000"})
+CUT = frozenset({"57P01", "57P02"})
+FAILURES = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, DBAPIError, PoolTimeout)
 
 
 async def connect(
@@ -48,14 +53,41 @@ async def connect(
 
 def open_ledger(url: str, *, statement_seconds: float | None = STATEMENT_SECONDS) -> AsyncEngine:
     """The pool of connections to the ledger; nothing is connected yet. The caller disposes of it."""
-    return create_async_engine(
+    db = create_async_engine(
         "postgresql+asyncpg://",
         async_creator=lambda: connect(url, statement_seconds=statement_seconds),
-        pool_size=8,
-        max_overflow=8,
+        # none beyond those that are kept: an extra one would be opened and closed for each request of a busy moment
+        pool_size=MOST_CONNECTIONS,
+        max_overflow=0,
         pool_timeout=CONNECT_SECONDS,
-        pool_pre_ping=True,
+        pool_use_lifo=True,
     )
+    event.listen(db.sync_engine, "checkout", _try_it)
+    return db
+
+
+def _try_it(_: Any, __: Any, checked_out: Any) -> None:
+    """Find out that a connection was lost before it is used: the pool then makes anew this one and all others.
+
+    SQLAlchemy's pool_pre_ping does so within a transaction, by three questions for one.
+    """
+    try:
+        await_only(checked_out.driver_connection.execute("SELECT 1"))
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
+        raise InvalidatePoolError from exc
+
+
+@asynccontextmanager
+async def looking(db: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """A connection for one statement that only reads: it needs no transaction. Raises as `transaction`."""
+    try:
+        async with db.connect() as connection:
+            yield await connection.execution_options(isolation_level="AUTOCOMMIT")
+    except FAILURES as exc:
+        translated = _translated(exc)
+        if translated is None:
+            raise
+        raise translated from exc
 
 
 @asynccontextmanager
@@ -64,11 +96,19 @@ async def transaction(db: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     try:
         async with db.begin() as connection:
             yield connection
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, DBAPIError, PoolTimeout) as exc:
+    except FAILURES as exc:
         translated = _translated(exc)
         if translated is None:
             raise
         raise translated from exc
+
+
+def cut_off(error: LedgerUnavailable) -> bool:
+    """Whether the connection was lost on the way: what was asked may be done, and a new one may be had at once."""
+    cause = error.__cause__
+    if not isinstance(cause, DBAPIError):
+        return False
+    return cause.connection_invalidated or getattr(cause.orig, "sqlstate", None) in CUT
 
 
 def _translated(exc: Exception) -> LedgerUnavailable | None:

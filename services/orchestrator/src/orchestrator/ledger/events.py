@@ -6,7 +6,8 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import insert
+from sqlalchemy import Insert, bindparam, column, func, insert, select
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestrator.ledger.tables import run_events
@@ -60,6 +61,23 @@ def submission(run_id: UUID, pipeline: str, at: datetime) -> Event:
 
 
 async def append(connection: AsyncConnection, events: Sequence[Event]) -> None:
-    """Write events down, in this order: the last thing a transaction does, after every lock on a run."""
+    """Write events down, in this order: the last thing a transaction does, after every lock on a run.
+
+    In one statement, because the lock that keeps all events in order is held until the commit.
+    """
     if events:
-        await connection.execute(insert(run_events), [{"reason": None} | one for one in events])
+        told = [{"reason": None} | one | {"run_id": str(one["run_id"]), "at": one["at"].isoformat()} for one in events]
+        await connection.execute(_INSERT, {"events": told})
+
+
+def _inserting() -> Insert:
+    told = (
+        func.jsonb_to_recordset(bindparam("events", type_=JSONB))
+        .table_valued(*(column(name, run_events.c[name].type) for name in _TOLD))
+        .render_derived(with_types=True)
+    )
+    return insert(run_events).from_select([*_TOLD], select(*(told.c[name] for name in _TOLD)))
+
+
+_TOLD = ("run_id", "pipeline", "kind", "at", "state", "state_name", "message", "duration_ms", "reason")
+_INSERT = _inserting()

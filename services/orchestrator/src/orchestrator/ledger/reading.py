@@ -1,14 +1,15 @@
 """Reading the ledger: one run, pages of runs and of reports, pipelines at a glance, the counts behind metrics."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Row, Select, Text, and_, cast, func, lateral, select, true, tuple_
+from sqlalchemy import ARRAY, Row, Select, Text, Uuid, and_, any_, bindparam, cast, func, lateral, select, true, tuple_
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from orchestrator.ledger.connection import transaction
+from orchestrator.ledger.connection import looking, transaction
 from orchestrator.ledger.tables import (
     cancellations,
     pipelines,
@@ -19,6 +20,7 @@ from orchestrator.ledger.tables import (
     unfinished,
     waiting,
 )
+from orchestrator.ledger.together import Together
 from orchestrator.runs import Facts, Schedule, State
 
 
@@ -51,17 +53,46 @@ shown = select(runs, cancellations.c.asked_at.label("cancel_requested_at"), *_re
 )
 
 
+_THESE = shown.where(runs.c.run_id == any_(bindparam("run_ids", type_=ARRAY(Uuid))))
+
+
 async def ping(db: AsyncEngine) -> None:
     """Return when the database answers; raise LedgerUnavailable else."""
-    async with transaction(db) as connection:
+    async with looking(db) as connection:
         await connection.execute(select(1))
 
 
-async def run(db: AsyncEngine, pipeline: str, run_id: UUID) -> Row[Any] | None:
-    """One run's row, None where the pipeline has no such run."""
-    query = shown.where(runs.c.run_id == run_id, runs.c.pipeline == pipeline)
-    async with transaction(db) as connection:
-        return (await connection.execute(query)).one_or_none()
+class Reader:
+    """What requests ask most: those of one moment are answered by one statement, begun after the last of them came."""
+
+    def __init__(self, db: AsyncEngine) -> None:
+        self._db = db
+        self._runs: Together[UUID, Row[Any] | None] = Together(self._read_runs)
+        self._remembered: Together[None, Mapping[str, Remembered]] = Together(self._read_remembered)
+        self._latest: Mapping[str, Remembered] = {}
+
+    async def run(self, pipeline: str, run_id: UUID) -> Row[Any] | None:
+        """One run's row, None where the pipeline has no such run."""
+        row = await self._runs.ask(run_id)
+        return row if row is not None and row.pipeline == pipeline else None
+
+    async def remembered(self) -> Mapping[str, Remembered]:
+        """What is known of every pipeline, by its name."""
+        return await self._remembered.ask(None)
+
+    async def _read_runs(self, run_ids: Sequence[UUID]) -> list[Row[Any] | None]:
+        async with looking(self._db) as connection:
+            rows = {row.run_id: row for row in await connection.execute(_THESE, {"run_ids": list(run_ids)})}
+        return [rows.get(run_id) for run_id in run_ids]
+
+    async def _read_remembered(self, askers: Sequence[None]) -> list[Mapping[str, Remembered]]:
+        found = await remembered(self._db)
+        for name, one in found.items():
+            before = self._latest.get(name)
+            if before is not None and before.facts == one.facts:
+                found[name] = replace(one, facts=before.facts)  # what was made of them is kept: their validator
+        self._latest = found
+        return [found] * len(askers)
 
 
 async def recent(db: AsyncEngine, wanted: Wanted, after: tuple[datetime, UUID] | None) -> list[Row[Any]]:
@@ -70,7 +101,7 @@ async def recent(db: AsyncEngine, wanted: Wanted, after: tuple[datetime, UUID] |
     if after is not None:
         query = query.where(tuple_(runs.c.accepted_at, runs.c.run_id) < after)
     query = query.order_by(runs.c.accepted_at.desc(), runs.c.run_id.desc()).limit(wanted.limit + 1)
-    async with transaction(db) as connection:
+    async with looking(db) as connection:
         return list(await connection.execute(query))
 
 
@@ -98,7 +129,7 @@ async def reports(db: AsyncEngine, wanted: Wanted, after: int | None) -> list[Ro
     page = _only(query, wanted, event.state)
     if after is not None:
         page = page.where(event.id < after)
-    async with transaction(db) as connection:
+    async with looking(db) as connection:
         return list(await connection.execute(page.order_by(event.id.desc()).limit(wanted.limit + 1)))
 
 
@@ -112,7 +143,7 @@ def _only(query: Select[Any], wanted: Wanted, state: Any) -> Select[Any]:
 
 async def remembered(db: AsyncEngine) -> dict[str, Remembered]:
     """What is known of every pipeline, by its name."""
-    async with transaction(db) as connection:
+    async with looking(db) as connection:
         rows = list(await connection.execute(select(pipelines)))
     return {
         row.pipeline: Remembered(
@@ -143,7 +174,7 @@ async def last_runs(db: AsyncEngine, names: list[str]) -> dict[str, Row[Any]]:
         .order_by(runs.c.accepted_at.desc(), runs.c.run_id.desc())
         .limit(1)
     )
-    async with transaction(db) as connection:
+    async with looking(db) as connection:
         rows = list(await connection.execute(select(latest).select_from(named.join(latest, true()))))
     return {row.pipeline: row for row in rows}
 
@@ -159,7 +190,7 @@ async def holds(db: AsyncEngine) -> list[Row[Any]]:
         .subquery()
     )
     query = select(every).where(every.c.place == 1).order_by(every.c.pipeline, every.c.id)
-    async with transaction(db) as connection:
+    async with looking(db) as connection:
         return list(await connection.execute(query))
 
 
@@ -168,7 +199,7 @@ async def last_successes(db: AsyncEngine, names: list[str]) -> dict[str, datetim
     named = func.unnest(cast(names, ARRAY(Text))).table_valued("pipeline").render_derived()
     last = lateral(select(func.max(runs.c.ended_at).label("at")).where(runs.c.pipeline == named.c.pipeline, succeeded))
     query = select(named.c.pipeline, last.c.at).select_from(named.join(last, true())).where(last.c.at.is_not(None))
-    async with transaction(db) as connection:
+    async with looking(db) as connection:
         return {row.pipeline: row.at for row in await connection.execute(query)}
 
 

@@ -21,6 +21,7 @@ from orchestrator.reasons import Reason
 from orchestrator.runs import State
 
 EXPLAINED_FOR = timedelta(hours=1)  # how long a cause is looked for; afterwards pods and logs are gone anyway
+HELD_AT_ONCE = 200
 FIRST_END = "PL101"  # ids sort: those below hold a run, the others ended one
 
 
@@ -47,14 +48,25 @@ async def read(db: AsyncEngine, run_ids: Collection[UUID]) -> dict[UUID, Reason]
 async def hold(db: AsyncEngine, found: Mapping[UUID, Reason | None]) -> list[Noted]:
     """Write down what holds each of these runs now, None for nothing; return where that is another reason than before.
 
-    The same reason keeps its `since`, whatever its evidence is now. Runs that are over are left as they are.
+    The same reason keeps its `since`, whatever its evidence is now. Runs that are over are left as they are. Many are
+    written some at a time: nobody who records something else waits long behind them.
     """
+    noted = list[Noted]()
+    run_ids = sorted(found)
+    for start in range(0, len(run_ids), HELD_AT_ONCE):
+        noted += await _hold(db, {run_id: found[run_id] for run_id in run_ids[start : start + HELD_AT_ONCE]})
+    return noted
+
+
+async def _hold(db: AsyncEngine, found: Mapping[UUID, Reason | None]) -> list[Noted]:
     async with transaction(db) as connection:
         query = select(runs).where(runs.c.run_id.in_(found), unfinished).order_by(runs.c.run_id)
         rows = list(await connection.execute(query))
         known = await connection.execute(select(reasons).where(reasons.c.run_id.in_([row.run_id for row in rows])))
         earlier = {row.run_id: _of(row) for row in known}
         noted, events = [], []
+        free = list[UUID]()
+        put: dict[bool, dict[UUID, Reason]] = {False: {}, True: {}}
         for row in rows:
             before, after = earlier.get(row.run_id), found[row.run_id]
             if before is not None and after is not None and before.id == after.id:
@@ -62,9 +74,9 @@ async def hold(db: AsyncEngine, found: Mapping[UUID, Reason | None]) -> list[Not
             if before == after:
                 continue
             if after is None:
-                await connection.execute(delete(reasons).where(reasons.c.run_id == row.run_id))
+                free.append(row.run_id)
             else:
-                await _put(connection, row.run_id, after, over_an_end=before is not None and before.id >= FIRST_END)
+                put[before is not None and before.id >= FIRST_END][row.run_id] = after
             if before is None or after is None or before.id != after.id:
                 events.append(_event(row, after, kind="held"))
                 noted.append(
@@ -76,6 +88,10 @@ async def hold(db: AsyncEngine, found: Mapping[UUID, Reason | None]) -> list[Not
                         after=after,
                     )
                 )
+        if free:
+            await connection.execute(delete(reasons).where(reasons.c.run_id.in_(free)))
+        for over_an_end, some in put.items():
+            await _put(connection, some, over_an_end=over_an_end)
         await append(connection, events)
     return noted
 
@@ -84,7 +100,7 @@ async def explain(db: AsyncEngine, run_id: UUID, cause: Reason) -> None:
     """Write down why a run ended, in place of what held it before."""
     async with transaction(db) as connection:
         row = (await connection.execute(select(runs).where(runs.c.run_id == run_id))).one()
-        await _put(connection, run_id, cause, over_an_end=True)
+        await _put(connection, {run_id: cause}, over_an_end=True)
         await append(connection, [_event(row, cause, kind="explained")])
 
 
@@ -144,12 +160,19 @@ async def open_runs(db: AsyncEngine) -> list[Open]:
         ]
 
 
-async def _put(connection: AsyncConnection, run_id: UUID, reason: Reason, *, over_an_end: bool) -> None:
-    values = {"id": reason.id, "detail": reason.detail, "fix": reason.fix, "since": reason.since}
+async def _put(connection: AsyncConnection, found: Mapping[UUID, Reason], *, over_an_end: bool) -> None:
+    if not found:
+        return
+    new = upsert(reasons)
+    values = {name: new.excluded[name] for name in ("id", "detail", "fix", "since")}
     # who ends a run and who looks at it may be two replicas: what it ended of is not overwritten by what held it before
     only = None if over_an_end else reasons.c.id < FIRST_END
-    new = upsert(reasons).values(run_id=run_id, **values)
-    await connection.execute(new.on_conflict_do_update(index_elements=["run_id"], set_=values, where=only))
+    statement = new.on_conflict_do_update(index_elements=["run_id"], set_=values, where=only)
+    rows = [
+        {"run_id": run_id, "id": one.id, "detail": one.detail, "fix": one.fix, "since": one.since}
+        for run_id, one in found.items()
+    ]
+    await connection.execute(statement, rows)
 
 
 def _of(row: Row[Any]) -> Reason:
