@@ -40,7 +40,11 @@ def settings_as_needed() -> Iterator[None]:
     from prefect.settings import Settings  # noqa: PLC0415 - see etl.start
 
     write_out = Settings.to_environment_variables  # inherited: what is set here hides it
-    type.__setattr__(Settings, write_out.__name__, lambda one, **options: _Named(one, partial(write_out, one, **options)))
+
+    def as_needed(settings: Settings, **options: bool) -> _Named:
+        return _Named(settings, partial(write_out, settings, **options))
+
+    type.__setattr__(Settings, write_out.__name__, as_needed)
     try:
         yield
     finally:
