@@ -109,7 +109,7 @@ def pod(tmp_path: Path, **environment: str) -> subprocess.Popen[str]:
     (stand_in / "client").mkdir(parents=True, exist_ok=True)
     for empty in ("__init__", "flows", "flow_engine", "client/__init__"):
         (stand_in / f"{empty}.py").touch()
-    (stand_in / "settings.py").write_text("class Settings: pass\n")
+    (stand_in / "settings.py").write_text("class Settings:\n    def to_environment_variables(self): pass\n")
     (stand_in / "client" / "orchestration.py").write_text(
         "import os, time\n"
         "if 'SLOW_IMPORT' in os.environ:\n"
