@@ -1,8 +1,8 @@
 """The worker's command: `python -m prefect_worker --pool=…` is `prefect worker start` with a worker that is woken.
 
-Prefect's worker asks for runs every so often, and a run waits for the next time. Here Prefect's events, which tell of a
-scheduled run within a moment, have it ask at once. They only wake it: it goes on asking as before, so that an event
-that is missed costs the wait that there was.
+Prefect's worker asks for runs every so often, and a run waits for the next time. Here Prefect's events have it ask at
+once when a run is scheduled, and when one has ended, which may make room under a limit. They only wake it: it goes on
+asking as before, so that an event that is missed costs the wait that there was.
 
 Some runs are meant for a pod that is there: one that has just executed another run of the same backfill. They carry a
 label that says for how long; only when no pod has taken such a run by then is it the worker's.
@@ -24,8 +24,11 @@ from prefect.events.filters import EventAnyResourceFilter, EventFilter, EventNam
 from prefect.workers.base import BaseWorker
 from prefect_kubernetes.worker import KubernetesWorker
 
-# A run is scheduled when it is made, and again when it is to be tried again.
-_SCHEDULED = ["prefect.flow-run.Scheduled", "prefect.flow-run.AwaitingRetry"]
+_FLOW_RUN = "prefect.flow-run."
+# What a run goes through between its start and its end, by the names of Prefect's own states; an end may have any name.
+_ON_ITS_WAY = frozenset(
+    {"Pending", "Submitting", "InfrastructurePending", "Running", "Late", "Cancelling", "heartbeat"}
+)
 # The label of a run that is left to pods for so many seconds.
 LEFT_TO_PODS_LABEL = "pipelines.left-to-pods-seconds"
 _POOL_SECONDS = 1.0
@@ -89,15 +92,16 @@ class Woken(BaseWorker[Any, Any, Any]):
                 await asyncio.sleep(_POOL_SECONDS)
                 continue
             wanted = EventFilter(
-                event=EventNameFilter(name=_SCHEDULED),
+                event=EventNameFilter(prefix=[_FLOW_RUN]),
                 any_resource=EventAnyResourceFilter(id=[f"prefect.work-pool.{pool}"]),
             )
             try:
                 async with get_events_subscriber(filter=wanted, reconnection_attempts=0) as events:
                     failures = 0
                     self._woken.set()  # what was scheduled before somebody listened
-                    async for _ in events:
-                        self._woken.set()
+                    async for event in events:
+                        if event.event.removeprefix(_FLOW_RUN) not in _ON_ITS_WAY:
+                            self._woken.set()
             except Exception as exc:  # noqa: BLE001 - whatever keeps the events away, the worker asks on its own
                 _log.debug("no events, runs are asked for now and then: %s: %s", type(exc).__name__, exc)
             failures += 1

@@ -141,7 +141,9 @@ def test_a_run_in_anothers_pod_is_cancelled_alone(platform: Platform, kubectl: K
     platform.api.post("/api/etl/backfill", json={**asked, "digest": shown["digest"]}).raise_for_status()
 
     def of(day: str) -> dict[str, Any] | None:
-        found: dict[str, Any] = platform.api.get("/api/etl/runs", params={"logical_date": day}).raise_for_status().json()
+        found: dict[str, Any] = (
+            platform.api.get("/api/etl/runs", params={"logical_date": day}).raise_for_status().json()
+        )
         return next((run for run in found["runs"] if run["state"] != "Scheduled"), None)
 
     second = eventually(lambda: of("2013-08-22"), within=RUN_SECONDS, what="the second day is begun")

@@ -14,6 +14,7 @@ import httpx
 import pytest
 from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_URL, PREFECT_WORKER_QUERY_SECONDS, temporary_settings
+from prefect.states import Completed
 from prefect.workers.base import BaseJobConfiguration, BaseVariables, BaseWorker, BaseWorkerResult
 from prefect_worker import LEFT_TO_PODS_LABEL, Woken
 
@@ -37,6 +38,24 @@ class Taking(Woken, BaseWorker[BaseJobConfiguration, BaseVariables, BaseWorkerRe
         if task_status is not None:
             task_status.started(1)
         return BaseWorkerResult(status_code=0, identifier=str(flow_run.id))
+
+
+class Executing(Taking):
+    """Has each run end by itself, a moment after it was taken."""
+
+    type = "executing"
+
+    async def run(
+        self,
+        flow_run: FlowRun,
+        configuration: BaseJobConfiguration,
+        task_status: anyio.abc.TaskStatus[int] | None = None,
+    ) -> BaseWorkerResult:
+        """Completed, by a name of its own."""
+        result = await super().run(flow_run, configuration, task_status)
+        await asyncio.sleep(0.5)
+        await self.client.set_flow_run_state(flow_run.id, Completed(name="Degraded"), force=True)
+        return result
 
 
 @pytest.fixture
@@ -85,6 +104,25 @@ async def test_a_run_is_taken_when_it_is_scheduled(prefect_server: str, api: htt
             answer = await api.post(f"/flow_runs/{again}/set_state", json={"state": state, "force": True})
             assert answer.raise_for_status().json()["status"] == "ACCEPT"
             await taken(api, again)
+        finally:
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
+
+
+async def test_a_run_that_ends_makes_room_for_another(prefect_server: str, api: httpx.AsyncClient) -> None:
+    """Under a full limit nothing is scheduled anew: an end, whatever its name, has the worker ask."""
+    deployment = await deployed(api, f"woken-{uuid.uuid4().hex[:8]}")
+    pool = (await api.get(f"/deployments/{deployment}")).raise_for_status().json()["work_pool_name"]
+    (await api.patch(f"/work_pools/{pool}", json={"concurrency_limit": 1})).raise_for_status()
+    runs = []
+    for _ in range(3):
+        answer = await api.post(f"/deployments/{deployment}/create_flow_run", json={})
+        runs.append(str(answer.raise_for_status().json()["id"]))
+    with temporary_settings({PREFECT_API_URL: prefect_server, PREFECT_WORKER_QUERY_SECONDS: 3600}):
+        working = asyncio.create_task(Executing(work_pool_name=pool).start(printer=lambda *_: None))
+        try:
+            for run in runs:
+                await taken(api, run)
         finally:
             working.cancel()
             await asyncio.gather(working, return_exceptions=True)

@@ -28,7 +28,7 @@ from orchestrator.resilience import backoff
 from orchestrator.runs import FlowRun, State
 from orchestrator.workloads import NOBODYS, Job
 
-IDLE_SECONDS = 1.0  # how soon a wish is found that nobody here was woken by
+IDLE_SECONDS = 5.0  # how soon a wish is found that nobody here was woken by
 HELD_SECONDS = 0.2  # how soon a run that a dispatcher holds is looked at again
 NOT_FOUND = 404
 ALIVE = frozenset({State.RUNNING, State.PAUSED})  # a process of the run's own hears of its cancellation and ends it
@@ -72,13 +72,17 @@ class Canceller:
         """Carry out whatever is due, then wait for more; returns only by cancellation."""
         while True:
             self._asked.clear()
+            pause = IDLE_SECONDS
             try:
                 while await self.carry_out_one():
                     pass
+                due = await cancellation.next_due(self._db)
+                if due is not None:
+                    pause = min(pause, max(0.02, (due - datetime.now(UTC)).total_seconds()))
             except LedgerUnavailable as exc:
                 log.warning("cancelling waits for the database", reason=str(exc))
             try:
-                async with asyncio.timeout(IDLE_SECONDS):
+                async with asyncio.timeout(pause):
                     await self._asked.wait()
             except TimeoutError:
                 continue

@@ -31,6 +31,7 @@ from orchestrator.settings import Missed, Pipeline
 from orchestrator.slots import Slots
 
 LOOK_SECONDS = 5.0
+IDLE_SECONDS = 10.0  # while no run is going on, which leaves Jobs to remove and slots to free
 MOST_AT_ONCE = 20  # actions of one look: Prefect is not flooded with what an outage left behind
 PLANNED_BACK = timedelta(days=30)
 LINGERING = timedelta(seconds=120)  # how long a Job may outlive its run before it is taken for left behind
@@ -67,6 +68,7 @@ class Recovery:
         self._on_seen = on_seen
         self._on_acted = on_acted
         self._woken = asyncio.Event()
+        self._going = True
         self._evidence = Evidence(clustered=kubernetes is not None)
         self._slots = Slots(prefect)
         self._trouble: dict[str, str] = {}
@@ -91,7 +93,7 @@ class Recovery:
                 self._slots = Slots(self._prefect)
             if not more:
                 try:
-                    async with asyncio.timeout(LOOK_SECONDS):
+                    async with asyncio.timeout(LOOK_SECONDS if self._going else IDLE_SECONDS):
                         await self._woken.wait()
                 except TimeoutError:
                     continue
@@ -99,6 +101,7 @@ class Recovery:
     async def look(self) -> bool:
         """Act on every run that needs it, up to a limit; whether it was reached. Raises OrchestratorError."""
         rows = [row for row in await recovering.going(self._db) if row.pipeline in self._pipelines]
+        self._going = bool(rows)
         held = await reasons.read(self._db, [row.run_id for row in rows])
         shown = await self._shown(rows)
         heard = await recovering.watch(self._db, self._pipelines)
