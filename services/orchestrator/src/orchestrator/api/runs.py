@@ -151,7 +151,7 @@ async def recent(
     response.headers["Vary"] = "Accept"
     if pages.wants_csv(request.headers.get("accept", "")):
         return await reports(request=request, pipeline=pipeline, parts=parts, listing=listing)
-    after = pages.run_place(listing.cursor) if listing.cursor else None
+    after = pages.moment_place(listing.cursor) if listing.cursor else None
     rows = await reading.recent(parts.db, listing.of(pipeline), after)
     shown = rows[: listing.limit]
     more = len(rows) > len(shown)
