@@ -4,6 +4,7 @@ The one place that speaks to Kubernetes. Its client takes a while to import: onl
 """
 
 import contextlib
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -46,13 +47,14 @@ class Cluster:
         """
         self._say = say
         try:
-            contexts, current = config.list_kube_config_contexts()  # type: ignore[no-untyped-call]
+            file = os.environ.get("KUBECONFIG")
+            contexts, current = config.list_kube_config_contexts(file)  # type: ignore[no-untyped-call]
             chosen = next((one for one in contexts if one["name"] == context), None) if context else current
             if chosen is None:
                 raise Misused(f"the kubeconfig has no context {context}", hint="kubectl config get-contexts")
             self._configuration = client.Configuration()
             config.load_kube_config(  # type: ignore[no-untyped-call]
-                context=chosen["name"], client_configuration=self._configuration
+                file, context=chosen["name"], client_configuration=self._configuration
             )
         except ConfigException as exc:
             raise Unreachable(f"no cluster is known here: {exc}") from exc
@@ -85,14 +87,22 @@ class Cluster:
     def forwarded(self, service: Service, *, port: int = 0) -> Iterator[int]:
         """A port of this machine that leads to the Service while the block lasts: `port`, or any that is free."""
         with contextlib.closing(socket.create_server((HOST, port))) as listener:
-            threading.Thread(target=self._accept, args=(listener, service), daemon=True).start()
-            yield int(listener.getsockname()[1])
-
-    def _accept(self, listener: socket.socket, service: Service) -> None:
-        while True:
+            over = threading.Event()
+            accepting = threading.Thread(target=self._accept, args=(listener, service, over), daemon=True)
+            accepting.start()
             try:
-                here, _ = listener.accept()
-            except OSError:  # closed
+                yield int(listener.getsockname()[1])
+            finally:
+                over.set()
+                # closing does not wake who waits in accept, and the port would stay taken
+                socket.create_connection(listener.getsockname()).close()
+                accepting.join()
+
+    def _accept(self, listener: socket.socket, service: Service, over: threading.Event) -> None:
+        while True:
+            here, _ = listener.accept()
+            if over.is_set():
+                here.close()
                 return
             threading.Thread(target=self._carry, args=(here, service), daemon=True).start()
 
