@@ -178,6 +178,28 @@ async def test_a_log_is_followed_to_the_runs_end(database_url: str) -> None:
     assert all(("id" in one) == (one["event"] == "line") for one in told)
 
 
+async def test_the_end_of_a_task_is_not_the_runs(database_url: str) -> None:
+    """Each task's last line is like the run's own, which comes after the run's end is known."""
+    wire = PrefectWire()
+    async with listening(database_url, wire) as client:
+        run_id, flow_run_id = await started(client, wire)
+        wire.say(flow_run_id, "Finished in state Completed()", task=uuid4())
+        wire.move(flow_run_id, "COMPLETED")
+
+        async def over() -> bool:
+            return bool((await client.get(f"/api/etl/status/{run_id}")).json()["state"] == "Completed")
+
+        await eventually(over, within=10, what="the run is over")
+        async with client.stream("GET", f"/api/etl/logs/{run_id}", headers=FOLLOWING) as answer, asyncio.timeout(20):
+            told = []
+            async for event in received(answer):
+                told.append(event)
+                if event["event"] == "line" and len(told) == 1:
+                    await asyncio.sleep(1)
+                    wire.say(flow_run_id, "Finished in state Completed()")
+        assert [one["event"] for one in told] == ["line", "line", "state", "end"]
+
+
 async def test_a_stream_goes_on_after_the_last_line(database_url: str) -> None:
     """With Last-Event-ID, with a cursor, and with the last lines alone."""
     wire = PrefectWire()

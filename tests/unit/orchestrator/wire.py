@@ -185,11 +185,15 @@ class PrefectWire(httpx.MockTransport):
         offset = body.get("offset", 0)
         return found[offset : offset + body["limit"]]
 
-    def say(self, run_id: str, message: str, *, level: int = 20, at: datetime | None = None) -> None:
-        """A line of a flow run's log."""
+    def say(
+        self, run_id: str, message: str, *, level: int = 20, at: datetime | None = None, task: UUID | None = None
+    ) -> None:
+        """A line of a flow run's log, or of one of its tasks'."""
         line = {"id": str(uuid4()), "flow_run_id": run_id, "message": message, "level": level}
         at = at or datetime.now(UTC)
-        self.logs.append(line | {"timestamp": at.isoformat(), "name": "prefect.flow_runs", "task_run_id": None})
+        self.logs.append(
+            line | {"timestamp": at.isoformat(), "name": "prefect.flow_runs", "task_run_id": task and str(task)}
+        )
 
     def _task_runs(self, body: dict[str, Any]) -> list[dict[str, Any]]:
         flow_runs, wanted = body["flow_runs"]["id"]["any_"], body["task_runs"]

@@ -10,6 +10,7 @@ from pipelines_client.screen import Screen
 
 LOUD = frozenset({"warning", "error", "critical"})
 NOT_SHOWN = frozenset({"step", "run_id", "correlation_id", "checksum"})
+ENDS = "Finished in state "  # Prefect's own last word on a run and on each task, which repeats what was said
 EXPLAINED_SECONDS = 6.0
 
 
@@ -47,7 +48,8 @@ def shown(line: LogLine) -> str | None:
     """A line for who watches: a step, or a warning; None for what is only of interest in the log."""
     if line.message.startswith('{"step"'):
         return step(line.message)
-    return f"{line.level}: {last_line(line.message)}" if line.level in LOUD else None
+    loud = line.level in LOUD and not line.message.startswith(ENDS)
+    return f"{line.level}: {last_line(line.message)}" if loud else None
 
 
 def step(message: str) -> str:

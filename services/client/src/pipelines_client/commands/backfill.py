@@ -127,13 +127,14 @@ def _follow(api: Api, screen: Screen, progress: BackfillProgress, *, timeout: fl
 def _shown(screen: Screen, begun: BackfillProgress) -> Iterator[Callable[[BackfillProgress], None]]:
     """A bar where one can be drawn, else a line now and then."""
     if not sys.stderr.isatty():
-        told_at = time.monotonic()
+        told, told_at = "", time.monotonic()
 
         def tell(progress: BackfillProgress) -> None:
-            nonlocal told_at
-            if progress.over or time.monotonic() - told_at >= TOLD_SECONDS:
-                told_at = time.monotonic()
-                screen.note(f"{progress.done} of {progress.total}: {_counts(progress)}")
+            nonlocal told, told_at
+            now = f"{progress.done} of {progress.total}: {_counts(progress)}"
+            if now != told and (progress.over or time.monotonic() - told_at >= TOLD_SECONDS):
+                told, told_at = now, time.monotonic()
+                screen.note(now)
 
         yield tell
         return

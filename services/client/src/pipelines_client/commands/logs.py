@@ -32,8 +32,8 @@ def show(session: Session, text: str | None, *, of: str | None, follow: bool, ta
     for page in pages:
         for line in page.lines:
             _print(session, line)
-        if page.detail:
-            screen.note(page.detail)
+        if not page.lines:
+            screen.note(page.detail or "the log has no such line")
 
 
 def _pages(session: Session, pipeline: str, first: LogPage, level: str) -> Iterator[LogPage]:

@@ -36,7 +36,7 @@ def describe(screen: Screen, run: Run) -> None:
     }
     if run.backfill_id:
         facts["backfill"] = str(run.backfill_id)
-    if run.message:
+    if run.message and not (run.reason and run.message in run.reason.detail):
         facts["message"] = run.message
     for name, value in facts.items():
         screen.line(f"{name:<9} {value}", style=style_of(value) if name == "state" else "")

@@ -10,11 +10,10 @@ from pipelines_client.commands import Session
 from pipelines_client.documents import LastError, Why
 from pipelines_client.errors import NotFound, Refused
 from pipelines_client.screen import Screen, moment, seconds, style_of
-from pipelines_client.watching import explained, last_line
+from pipelines_client.watching import ENDS, explained, last_line
 
 LOOKED_THROUGH = 500
 ERRORS = 20
-ENDS = "Finished in state "  # Prefect's own last word repeats the error
 # Reasons that name no cause in particular: only the same words are the same cause.
 UNTYPED = frozenset({"PL107", "PL199"})
 NUMBER = re.compile(r"\d+")

@@ -168,7 +168,7 @@ async def _told(
     yield f"retry: {RETRY_MS}\n\n".encode()
     shown: StateTold | None = None
     over_at: float | None = None
-    last = [one for one in begun if one.message.startswith(LAST_LINE)]
+    last = list(filter(_is_last, begun))
     pause = LOOK_SECONDS
     beat_at = time.monotonic() + HEARTBEAT_SECONDS
     if begun:
@@ -187,7 +187,7 @@ async def _told(
         try:
             async for some in _look(parts, row, followed, level):
                 came = True
-                last += [one for one, _ in some if one.message.startswith(LAST_LINE)]
+                last += [one for one, _ in some if _is_last(one)]
                 yield _lines(some)
         except (EngineUnavailable, EngineRefused, EngineConfused) as exc:
             comment = " ".join(str(exc).split())
@@ -221,6 +221,10 @@ def _complete(row: Row[Any], last: list[Line], *, over_for: float) -> bool:
     if row.flow_run_id is None or over_for >= SETTLE_SECONDS or datetime.now(UTC) - row.ended_at >= LONG_OVER:
         return True
     return any(one.at >= row.ended_at - ABOUT_THE_END for one in last)
+
+
+def _is_last(line: Line) -> bool:
+    return line.task_run_id is None and line.message.startswith(LAST_LINE)  # each task ends with such a line too
 
 
 def _lines(some: list[tuple[Line, Place]]) -> bytes:
