@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from pipelines_client.errors import ClientError, Code
 from pipelines_client.screen import plain
 from typer.main import get_command
 
-from .running import COMMAND, SCHEMAS, Pipelines, clean
+from .running import COMMAND, ROOT, SCHEMAS, Pipelines, clean
 
 HEAVY = {"httpx", "rich", "kubernetes", "pydantic", "asyncio", "pipelines_client.commands", "pipelines_client.api"}
 WITHOUT_JSON = {"completion", "help json"}
@@ -47,9 +48,13 @@ main()
 
 
 async def test_every_exit_code_is_listed(alone: Pipelines) -> None:
-    """And every error of the client ends with one of them."""
+    """Here, on the client's page, and every error of the client ends with one of them."""
     told = (await alone("help", "exit-codes", "--json")).json
     assert {one["code"] for one in told} == {0, 1, 2, 3, 4, 5, 8, 130}
+    page = (ROOT / "services" / "client" / "README.md").read_text()
+    assert [int(code) for code in re.findall(r"^\| (\d+) \| ", page, flags=re.MULTILINE)] == [
+        one["code"] for one in told
+    ]
     shown = (await alone("help", "exit-codes")).out
     assert all(f"{one['code']:>3}  {one['meaning']}\n" in shown for one in told)
     assert all(one.code in Code for one in ClientError.__subclasses__())
