@@ -9,10 +9,12 @@ from pathlib import Path
 import httpx
 import pytest
 from pipelines_client import place
-from pipelines_client.errors import Unreachable
+from pipelines_client.errors import NotAllowed, Unreachable
 from pipelines_client.place import Found, Wanted
 
 from ..orchestrator.conftest import eventually
+from ..orchestrator.test_events import listening
+from ..orchestrator.test_keys import OPS, write
 from ..orchestrator.wire import PrefectWire
 from .cluster import Cluster, serving
 from .running import Pipelines, finished, hold
@@ -133,6 +135,28 @@ async def test_a_platform_on_this_machine_comes_first(
         await asyncio.to_thread(found)
     assert "; nothing answers at http://localhost:" in str(raised.value)
     assert "make dev" in str(raised.value.hint)
+
+
+async def test_a_credential_is_not_for_whoever_listens_here(
+    database_url: str, wire: PrefectWire, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """To what was found on this machine, and was not named, none is sent; the command says how to."""
+    monkeypatch.delenv("PIPELINES_URL", raising=False)
+    monkeypatch.setenv("PIPELINES_API_KEY", OPS)
+    keys = write(tmp_path / "keys.json", {"name": "ops", "key": OPS})
+    said: list[str] = []
+
+    def pipelines(wanted: Wanted) -> list[str]:
+        with Found(wanted=wanted, say=said.append).api() as api:
+            return [one.name for one in api.pipelines().pipelines]
+
+    async with listening(database_url, wire, auth="apiKey", api_keys_file=keys) as client:
+        url = str(client.base_url).rstrip("/")
+        monkeypatch.setattr(place, "LOCAL", url)
+        with pytest.raises(NotAllowed):
+            await asyncio.to_thread(pipelines, Wanted())
+        assert said == [f"no credential is sent to {url}, which was not named: PIPELINES_URL={url} does that"]
+        assert await asyncio.to_thread(pipelines, Wanted(url=url)) == ["etl"]
 
 
 async def test_prefects_page_is_reached_through_the_cluster(

@@ -26,8 +26,9 @@ def pipelines(url: str | None, incomplete: str) -> list[str]:
     from pipelines_client.errors import ClientError  # noqa: PLC0415 -- as above
     from pipelines_client.place import KEY, LOCAL, URL  # noqa: PLC0415 -- as above
 
+    named = url or os.environ.get(URL)
     try:
-        with connect(url or os.environ.get(URL) or LOCAL, key=os.environ.get(KEY)) as api:
+        with connect(named or LOCAL, key=os.environ.get(KEY) if named else None) as api:
             return [one.name for one in api.pipelines().pipelines if one.name.startswith(incomplete)]
     except ClientError:
         return []

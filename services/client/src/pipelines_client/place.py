@@ -33,11 +33,16 @@ class Wanted:
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where the API was found, and Prefect's page where that is known. `forwarded`: only while this process lives."""
+    """Where the API was found, and Prefect's page where that is known.
+
+    `forwarded`: only while this process lives. `trusted`: it was named, or Kubernetes leads there; a credential is not
+    for whoever happens to listen on this machine.
+    """
 
     url: str
     prefect_url: str | None
     forwarded: bool = False
+    trusted: bool = True
 
 
 @dataclass
@@ -53,7 +58,11 @@ class Found:
         """A client of the API."""
         with self._open:
             place = self._found(prefect=False)
-            yield self._open.enter_context(connect(place.url, key=os.environ.get(KEY)))
+            key = os.environ.get(KEY)
+            if key and not place.trusted:
+                self.say(f"no credential is sent to {place.url}, which was not named: {URL}={place.url} does that")
+                key = None
+            yield self._open.enter_context(connect(place.url, key=key))
 
     @contextlib.contextmanager
     def place(self) -> Iterator[Place]:
@@ -71,7 +80,7 @@ class Found:
         in_cluster = self.wanted.context or self.wanted.namespace
         if not in_cluster and _told(f"{LOCAL}/healthz") == {"status": "alive"}:
             local = LOCAL_PREFECT if _told(f"{LOCAL_PREFECT}/api/health") is True else None
-            return Place(url=LOCAL, prefect_url=prefect_url or local)
+            return Place(url=LOCAL, prefect_url=prefect_url or local, trusted=False)
         return self._forwarded(prefect_url, prefect=prefect)
 
     def _forwarded(self, prefect_url: str | None, *, prefect: bool) -> Place:
