@@ -10,12 +10,13 @@ from itertools import groupby, takewhile
 import typer
 
 from pipelines_client import chosen
-from pipelines_client.answers import BackfillPreview, BackfillProgress, PlannedDate
+from pipelines_client.answers import BackfillPreview, BackfillProgress, PlannedDate, Run
 from pipelines_client.api import Api
 from pipelines_client.commands import Session
 from pipelines_client.documents import Backfilled, FailedRun
 from pipelines_client.errors import Code, Declined, Refused, TimedOut, Unreachable
 from pipelines_client.screen import Screen
+from pipelines_client.watching import EXPLAINED_SECONDS
 
 LOOK_SECONDS = 1.0
 TOLD_SECONDS = 10.0  # between two lines about it where no bar can be drawn
@@ -152,9 +153,12 @@ def _counts(progress: BackfillProgress) -> str:
 
 
 def _failed(api: Api, progress: BackfillProgress) -> list[FailedRun]:
-    """Its runs that did not complete, by date: they are among the runs accepted since it was made."""
-    since = takewhile(lambda run: run.accepted_at >= progress.created_at, api.every_run(progress.pipeline))
-    mine = [run for run in since if run.backfill_id == progress.backfill_id and run.state != "Completed"]
+    """Its runs that did not complete, by date, each with its reason: that is found out a moment after a failure."""
+    deadline = time.monotonic() + EXPLAINED_SECONDS
+    mine = _not_completed(api, progress)
+    while any(run.failed and run.reason is None for run in mine) and time.monotonic() < deadline:
+        time.sleep(LOOK_SECONDS)
+        mine = _not_completed(api, progress)
     return [
         FailedRun(
             run_id=run.run_id,
@@ -165,6 +169,14 @@ def _failed(api: Api, progress: BackfillProgress) -> list[FailedRun]:
         )
         for run in sorted(mine, key=lambda run: run.logical_date)
     ]
+
+
+def _not_completed(api: Api, progress: BackfillProgress) -> list[Run]:
+    """They are among the runs accepted since the backfill was made."""
+    if progress.counts.get("Completed", 0) == progress.total:
+        return []
+    since = takewhile(lambda run: run.accepted_at >= progress.created_at, api.every_run(progress.pipeline))
+    return [run for run in since if run.backfill_id == progress.backfill_id and run.state != "Completed"]
 
 
 def _describe(screen: Screen, progress: BackfillProgress, failed: list[FailedRun]) -> None:
