@@ -60,6 +60,11 @@ dev: local-environment ## the same platform, kept running: UI on port 4200, API 
 	@$(VENV)/python -m local_platform dev --state $(STATE) \
 	  --prefect-port $(PREFECT_PORT) --api-port $(API_PORT) --source-port $(SOURCE_PORT)
 
+.PHONY: client
+client: python | $(filter $(STATE)/uv/bin/uv,$(UV)) ## install the command pipelines for your user
+	@$(UV) tool install --quiet --force --python $(PYTHON) ./services/client
+	@echo "pipelines is in $$($(UV) tool dir --bin): pipelines --help"
+
 # -- tests
 
 .PHONY: test
@@ -146,6 +151,11 @@ lint: environment ## ruff, mypy --strict, import contracts, helm lint --strict
 .PHONY: chart-reference
 chart-reference: environment ## the reference of the chart's values, made from the comments in values.yaml
 	@$(VENV)/python charts/reference.py
+
+.PHONY: client-schemas
+client-schemas: environment ## the JSON schemas of the command pipelines, made from its code
+	@$(VENV)/pipelines help json > services/client/schemas.json.new
+	@mv services/client/schemas.json.new services/client/schemas.json
 
 .PHONY: format
 format: environment ## rewrite the Python code as the linter wants it

@@ -308,6 +308,7 @@ async def test_openapi_is_exactly_the_routes(serve: Serve, database_url: str) ->
         ("/api/{pipeline}/backfill/{backfill_id}/resume", "POST"),
         ("/api/{pipeline}/backfill/{backfill_id}/cancel", "POST"),
         ("/api/{pipeline}/runs", "GET"),
+        ("/api/{pipeline}/logs/{run_id}", "GET"),
         ("/api/{pipeline}/events", "GET"),
         ("/api/{pipeline}/runs.csv", "GET"),
     }

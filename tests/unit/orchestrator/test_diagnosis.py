@@ -279,10 +279,8 @@ async def test_a_failed_run_is_explained_once(look: Look) -> None:
     wire.add_pool()
     run, flow_run = adopted(wire, "RUNNING")
     where = 'Traceback (most recent call last):\n  File "/app/src/etl/load.py", line 7, in load\n    boom()\nKeyError'
-    wire.logs = [
-        {"flow_run_id": flow_run["id"], "message": where},
-        {"flow_run_id": flow_run["id"], "message": "Finished in state Failed()"},
-    ]
+    wire.say(flow_run["id"], where, level=40)
+    wire.say(flow_run["id"], "Finished in state Failed()", level=40)
     async with look(wire) as looking:
         assert await looking.at(run) is None
         wire.move(flow_run["id"], "FAILED", message="Flow run encountered an exception: KeyError: 1")

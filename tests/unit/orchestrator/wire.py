@@ -174,8 +174,26 @@ class PrefectWire(httpx.MockTransport):
         ]
 
     def _logs(self, body: dict[str, Any]) -> list[dict[str, Any]]:
-        wanted = body["logs"]["flow_run_id"]["any_"]
-        return [one for one in reversed(self.logs) if one["flow_run_id"] in wanted]
+        assert body["limit"] <= 200, "Prefect answers 422 to more"
+        wanted = body["logs"]
+        found = [one for one in self.logs if one["flow_run_id"] in wanted["flow_run_id"]["any_"]]
+        found = [one for one in found if one["level"] >= wanted["level"]["ge_"]]
+        moment = datetime.fromisoformat
+        if "timestamp" in wanted:
+            found = [one for one in found if moment(one["timestamp"]) >= moment(wanted["timestamp"]["after_"])]
+        found.sort(key=lambda one: moment(one["timestamp"]), reverse=body["sort"] == "TIMESTAMP_DESC")
+        offset = body.get("offset", 0)
+        return found[offset : offset + body["limit"]]
+
+    def say(
+        self, run_id: str, message: str, *, level: int = 20, at: datetime | None = None, task: UUID | None = None
+    ) -> None:
+        """A line of a flow run's log, or of one of its tasks'."""
+        line = {"id": str(uuid4()), "flow_run_id": run_id, "message": message, "level": level}
+        at = at or datetime.now(UTC)
+        self.logs.append(
+            line | {"timestamp": at.isoformat(), "name": "prefect.flow_runs", "task_run_id": task and str(task)}
+        )
 
     def _task_runs(self, body: dict[str, Any]) -> list[dict[str, Any]]:
         flow_runs, wanted = body["flow_runs"]["id"]["any_"], body["task_runs"]

@@ -14,7 +14,7 @@ from kubernetes.aio.client import Configuration
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator import kubernetes_api, migrations, prefect_api
-from orchestrator.api import backfilling, document, events, problems, runs, service
+from orchestrator.api import backfilling, document, events, logs, problems, runs, service
 from orchestrator.api.entrance import Entrance
 from orchestrator.api.metrics import Metrics
 from orchestrator.api.parts import Parts
@@ -211,6 +211,7 @@ def create_app(
     app.include_router(service.router)
     app.include_router(runs.router)
     app.include_router(events.router)
+    app.include_router(logs.router)
     app.include_router(backfilling.router)
     problems.install(app)
     app.add_middleware(Requests)

@@ -24,7 +24,7 @@ from orchestrator.kubernetes_api import KubernetesApi
 from orchestrator.ledger import reasons
 from orchestrator.ledger.reasons import Noted
 from orchestrator.pools import Limit, Pool
-from orchestrator.prefect_api import PrefectApi, pools
+from orchestrator.prefect_api import PrefectApi, logs, pools
 from orchestrator.reasons import Commands, Reason
 from orchestrator.runs import Facts, FlowRun, State
 from orchestrator.workloads import NOBODYS, Event, Job, Pod
@@ -276,7 +276,7 @@ class Diagnosis:
         if flow_run_id is None:
             return None
         try:
-            return await pools.last_error(self._prefect, flow_run_id)
+            return await logs.last_error(self._prefect, flow_run_id)
         except (EngineConfused, EngineRefused):  # what it told of its end is enough
             return None
 

@@ -25,8 +25,8 @@ def cursor(*place: object) -> str:
     return base64.urlsafe_b64encode(json.dumps([str(part) for part in place]).encode()).decode().rstrip("=")
 
 
-def run_place(text: str) -> tuple[datetime, UUID]:
-    """The place a cursor from a page of runs names. Raises InvalidRequest."""
+def moment_place(text: str) -> tuple[datetime, UUID]:
+    """The place a cursor from a page of runs, or of a run's log, names. Raises InvalidRequest."""
     moment, run_id = _parts(text, 2)
     try:
         place = datetime.fromisoformat(moment), UUID(run_id)

@@ -148,7 +148,7 @@ async def recent(*, request: Request, pipeline: OfPipeline, parts: WithParts, li
     """Runs, newest first; with `Accept: text/csv` their submissions and outcomes, as runs.csv has them."""
     if pages.wants_csv(request.headers.get("accept", "")):
         return await reports(request=request, pipeline=pipeline, parts=parts, listing=listing)
-    after = pages.run_place(listing.cursor) if listing.cursor else None
+    after = pages.moment_place(listing.cursor) if listing.cursor else None
     rows = await reading.recent(parts.db, listing.of(pipeline), after)
     shown = rows[: listing.limit]
     more = len(rows) > len(shown)

@@ -1,8 +1,7 @@
-"""What is asked of Prefect about pools, queues, workers, limits, heartbeats and logs."""
+"""What is asked of Prefect about pools, queues, workers, limits and heartbeats."""
 
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
 from urllib.parse import quote
 from uuid import UUID
 
@@ -18,7 +17,6 @@ HEARTBEAT = "prefect.flow-run.heartbeat"
 FLOW_RUN = "prefect.flow-run."
 HOLDERS = 5  # named of each queue
 RUNS_AT_ONCE = 8  # whose heartbeats are asked for together: an answer holds fifty events
-ERROR = 40
 
 
 class _Pool(BaseModel):
@@ -81,10 +79,6 @@ class _Task(BaseModel):
     flow_run_id: UUID | None = None
 
 
-class _Log(BaseModel):
-    message: str
-
-
 POOL = TypeAdapter(_Pool)
 QUEUES = TypeAdapter(list[_Queue])
 WORKERS = TypeAdapter(list[_Worker])
@@ -92,7 +86,6 @@ OCCUPATION = TypeAdapter(_Occupation)
 LIMITS = TypeAdapter(list[_Limit])
 EVENTS = TypeAdapter(_Events)
 TASKS = TypeAdapter(list[_Task])
-LOGS = TypeAdapter(Annotated[list[_Log], Field(max_length=PAGE)])
 
 
 async def pool(prefect: PrefectApi, name: str) -> Pool | None:
@@ -169,11 +162,3 @@ async def heartbeats(prefect: PrefectApi, flow_runs: Sequence[UUID], *, since: d
             flow_run = UUID(event.resource.id.removeprefix(FLOW_RUN))
             found[flow_run] = max(event.occurred, found.get(flow_run, event.occurred))
     return found
-
-
-async def last_error(prefect: PrefectApi, flow_run: UUID) -> str | None:
-    """The last line that a flow run logged as an error, its traceback included; None where there is none."""
-    wanted = {"flow_run_id": {"any_": [str(flow_run)]}, "level": {"ge_": ERROR}}
-    body = {"logs": wanted, "sort": "TIMESTAMP_DESC", "limit": 20}
-    messages = [one.message for one in read(LOGS, await prefect.ask("logs", "POST", "/logs/filter", body))]
-    return next((one for one in messages if "Traceback" in one), messages[0] if messages else None)
