@@ -107,13 +107,7 @@ def create_app(
             ):
                 guard = Guard("prefect", limits=limits or Limits(), answers=(EngineRefused,), listeners=[_BreakerLog()])
                 prefect = PrefectApi(client, guard, observe=metrics.prefect_call)
-                tell = _teller(metrics, tracing)
-
-                def seen(change: Seen) -> None:
-                    tell(change)
-                    if change.ended_at is not None:
-                        dispatcher.wake()
-
+                seen = _teller(metrics, tracing, on_end=lambda: dispatcher.wake())  # noqa: PLW0108 -- it is made below
                 dispatcher = Dispatcher(
                     db=db,
                     prefect=prefect,
@@ -219,12 +213,17 @@ def create_app(
     return app
 
 
-def _teller(metrics: Metrics, tracing: Tracing) -> Callable[[Seen], None]:
-    """What hears of every recorded change of a run, whoever recorded it: the log, the metrics, the run's trace."""
+def _teller(metrics: Metrics, tracing: Tracing, *, on_end: Callable[[], None]) -> Callable[[Seen], None]:
+    """What hears of every recorded change of a run, whoever recorded it: the log, the metrics, the run's trace.
+
+    `on_end` is called for each run that is over: it makes room for the next of its backfill.
+    """
 
     def tell(change: Seen) -> None:
         log.info("run adopted" if change.before is None else "run changed", **change.told)
         metrics.seen(change)
+        if change.ended_at is not None:
+            on_end()
         if change.ended_at is not None and change.before is not change.state:
             tracing.record(
                 "run",
