@@ -25,7 +25,6 @@ from orchestrator.errors import (
     LedgerUnavailable,
     UnknownRun,
 )
-from orchestrator.ledger import reading
 from orchestrator.logs import Followed, Level, Line, Place
 from orchestrator.prefect_api import logs
 from orchestrator.runs import State
@@ -146,7 +145,7 @@ def _wants_events(accept: str) -> bool:
 
 
 async def _row(parts: Parts, pipeline: Pipeline, run_id: UUID) -> Row[Any]:
-    row = await reading.run(parts.db, pipeline.name, run_id)
+    row = await parts.reader.run(pipeline.name, run_id)
     if row is None:
         raise UnknownRun(f"pipeline {pipeline.name} has no run {run_id}; /api/{pipeline.name}/runs lists those it has")
     return row
