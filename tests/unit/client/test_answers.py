@@ -161,7 +161,9 @@ async def test_a_backfill_is_left_and_cancelled(pipelines: Pipelines) -> None:
     assert (done.code, done.json["kind"], done.json["id"]) == (0, "backfill", backfill_id)
     assert done.json["state"] in {"cancelling", "cancelled"}
     assert (await pipelines("cancel", "00000000-0000-0000-0000-000000000007")).code == 1
-    accepted = await pipelines("backfill", "etl", "--from", "2013-02-01", "--to", "2013-02-01", "--yes", "--no-wait")
+    one = ("--from", "2013-02-01", "--to", "2013-02-01", "--runs-per-pod", "3")
+    accepted = await pipelines("backfill", "etl", *one, "--yes", "--no-wait")
+    assert "4 at a time, 3 in a pod, mode missing" in accepted.err
     assert accepted.code == 0
     assert accepted.out.endswith("is accepted\n")
 

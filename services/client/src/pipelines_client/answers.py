@@ -177,6 +177,7 @@ class BackfillPreview(Answer):
     to: date
     mode: str
     max_concurrent: int
+    runs_per_pod: int
     digest: str
     count: int
     dates: list[PlannedDate]
@@ -191,6 +192,7 @@ class BackfillProgress(Answer):
     to: date
     mode: str
     max_concurrent: int
+    runs_per_pod: int
     digest: str
     status: str
     total: int

@@ -157,14 +157,18 @@ class Api:
             _not_late(deadline)
             time.sleep(1.0)
 
-    def preview(self, pipeline: str, first: date, last: date, *, mode: str, max_concurrent: int) -> BackfillPreview:
+    def preview(
+        self, pipeline: str, first: date, last: date, *, mode: str, max_concurrent: int, runs_per_pod: int = 1
+    ) -> BackfillPreview:
         """What a backfill would do now."""
-        body = _backfill(first, last, mode, max_concurrent)
+        limits = {"max_concurrent": max_concurrent, "runs_per_pod": runs_per_pod}
+        body = {"from": first.isoformat(), "to": last.isoformat(), "mode": mode, **limits}
         return self._ask(BackfillPreview, "POST", f"/api/{pipeline}/backfill", json=body)
 
     def backfill(self, pipeline: str, shown: BackfillPreview) -> BackfillProgress:
         """Do exactly what was shown. Raises Refused of kind `plan-changed` where it would be something else now."""
-        body = _backfill(shown.from_, shown.to, shown.mode, shown.max_concurrent) | {"digest": shown.digest}
+        asked = {"from_", "to", "mode", "max_concurrent", "runs_per_pod", "digest"}
+        body = shown.model_dump(mode="json", by_alias=True, include=asked)
         return self._ask(BackfillProgress, "POST", f"/api/{pipeline}/backfill", json=body)
 
     def backfill_progress(self, pipeline: str, backfill_id: UUID) -> BackfillProgress:
@@ -210,10 +214,6 @@ class Api:
         if not answer.is_success:
             raise _problem(answer)
         return answer
-
-
-def _backfill(first: date, last: date, mode: str, max_concurrent: int) -> dict[str, Any]:
-    return {"from": first.isoformat(), "to": last.isoformat(), "mode": mode, "max_concurrent": max_concurrent}
 
 
 def _given(query: Mapping[str, Any]) -> dict[str, Any]:

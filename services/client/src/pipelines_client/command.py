@@ -196,6 +196,9 @@ def backfill(
     last: Annotated[str, typer.Option("--to", help="The last day.")],
     mode: Annotated[Mode, typer.Option(help="Which of the days.")] = "missing",
     max_concurrent: Annotated[int, typer.Option(min=1, max=100, help="How many runs at a time.")] = 4,
+    runs_per_pod: Annotated[
+        int, typer.Option(min=1, max=1000, help="How many of them a pod executes, one after another.")
+    ] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what it would do.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow it to its end.")] = True,
@@ -214,6 +217,7 @@ def backfill(
                 last=last,
                 mode=mode,
                 max_concurrent=max_concurrent,
+                runs_per_pod=runs_per_pod,
                 dry_run=dry_run,
                 yes=yes,
                 wait=wait,

@@ -32,6 +32,7 @@ def backfill(
     last: str,
     mode: str,
     max_concurrent: int,
+    runs_per_pod: int,
     dry_run: bool,
     yes: bool,
     wait: bool,
@@ -40,7 +41,8 @@ def backfill(
     """Preview, confirmation, progress, and what failed."""
     api, screen = session.api, session.screen
     name = chosen.pipeline(api, pipeline)
-    preview = api.preview(name, chosen.day(first), chosen.day(last), mode=mode, max_concurrent=max_concurrent)
+    days = chosen.day(first), chosen.day(last)
+    preview = api.preview(name, *days, mode=mode, max_concurrent=max_concurrent, runs_per_pod=runs_per_pod)
     if dry_run:
         screen.show(_told(preview), lambda: screen.line("\n".join(_summary(preview))))
         return Code.OK
@@ -74,7 +76,9 @@ def _told(
 
 def _summary(preview: BackfillPreview) -> Iterator[str]:
     """Dates in a row that are in, or out, for one reason are one line."""
-    yield f"{preview.count} of {len(preview.dates)} dates, {preview.max_concurrent} at a time, mode {preview.mode}"
+    pods = f", {preview.runs_per_pod} in a pod" if preview.runs_per_pod > 1 else ""
+    limits = f"{preview.max_concurrent} at a time{pods}"
+    yield f"{preview.count} of {len(preview.dates)} dates, {limits}, mode {preview.mode}"
 
     def kind(one: PlannedDate) -> tuple[bool, str]:
         return one.included, RUN_ID.sub("", one.reason)
