@@ -152,6 +152,10 @@ lint: environment ## ruff, mypy --strict, import contracts, helm lint --strict
 chart-reference: environment ## the reference of the chart's values, made from the comments in values.yaml
 	@$(VENV)/python charts/reference.py
 
+.PHONY: api-document
+api-document: environment ## write down the HTTP API, with which a test compares every later one
+	@$(VENV)/python -m tests.unit.orchestrator.compatibility
+
 .PHONY: client-schemas
 client-schemas: environment ## the JSON schemas of the command pipelines, made from its code
 	@$(VENV)/pipelines help json > services/client/schemas.json.new

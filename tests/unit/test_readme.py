@@ -1,4 +1,4 @@
-"""What the documentation says can be typed: every `make` target it names exists."""
+"""What the documentation says can be typed, and leads somewhere: `make` targets and links."""
 
 import re
 import subprocess
@@ -21,3 +21,10 @@ def test_every_make_target_named_exists(document: Path) -> None:
     code = re.findall(r"```.*?```|`[^`\n]+`", document.read_text(), flags=re.DOTALL)
     named = {target for text in code for target in re.findall(r"\bmake ([a-z][a-z-]*)", text)}
     assert named <= targets
+
+
+@pytest.mark.parametrize("document", documents(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_link_leads_somewhere(document: Path) -> None:
+    """To a file or folder of the project; other hosts are not asked."""
+    links = re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", document.read_text())
+    assert [link for link in links if not (document.parent / link).exists()] == []
