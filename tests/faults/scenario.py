@@ -118,8 +118,9 @@ async def _moment(caller: Caller, stage: Stage, asking: "asyncio.Task[None]", *,
             return met
         if asking.done():
             patient_until = patient_until or now() + _MOMENT_SECONDS
-            all_over = bool(met.total()) and not any(met[state] for state in WANTED)
-            if met["loading"] or all_over or now() > patient_until:
+            waits = met["Scheduled"] or met["Pending"]
+            last_chance = bool(met.total()) and not waits  # what runs now, or nothing
+            if met["loading"] or last_chance or now() > patient_until:
                 return met
         await asyncio.sleep(_LOOK_SECONDS)
 
