@@ -31,6 +31,8 @@ _ON_ITS_WAY = frozenset(
 )
 # The label of a run that is left to pods for so many seconds.
 LEFT_TO_PODS_LABEL = "pipelines.left-to-pods-seconds"
+# A label is anybody's to write: no run is left for longer.
+MOST_LEFT_SECONDS = 60.0
 _POOL_SECONDS = 1.0
 # Between two times that it is woken, so that a burst of events is not a burst of requests.
 _REST_SECONDS = 0.1
@@ -116,7 +118,7 @@ class Woken(BaseWorker[Any, Any, Any]):
 
 def _left_seconds(found: WorkerFlowRunResponse) -> float:
     seconds = found.flow_run.labels.get(LEFT_TO_PODS_LABEL, 0)
-    return float(seconds) if isinstance(seconds, int | float) else 0.0
+    return min(float(seconds), MOST_LEFT_SECONDS) if isinstance(seconds, int | float) else 0.0
 
 
 def main() -> None:

@@ -101,6 +101,7 @@ async def test_it_subscribes_to_what_is_still_to_come(monkeypatch: pytest.Monkey
         await until(2, listener)
         assert listener.hints == [set(), set(some)], "what comes together is one hint, at those flow runs"
         await announcer.sockets[0].send(event(uuid4(), "heartbeat"))
+        await announcer.sockets[0].send(event(uuid4()).replace('"prefect.flow-run.', '"prefect.flow-run.no-', 2))
         await announcer.sockets[0].send(event(some[0]))
         await until(3, listener)
         assert listener.hints[2] == {some[0]}, "a sign of life changes nothing"

@@ -365,6 +365,19 @@ async def test_what_is_announced_is_looked_at_alone(db: AsyncEngine, follow: Fol
     assert {(one.before, one.state) for one in watched.seen} == {("Scheduled", "Running"), (None, "Pending")}
 
 
+async def test_whose_pod_a_run_is_in_is_written_down_without_a_change(db: AsyncEngine, follow: Follow) -> None:
+    """The pod says so a moment after it took the run."""
+    wire = PrefectWire()
+    _, flow_run_id = await handed_over_run(db, wire)
+    wire.move(flow_run_id, "PENDING")
+    async with follow(wire) as watched:
+        await watched.look()
+        host = uuid4()
+        wire.flow_runs[flow_run_id]["labels"] = {"pipelines.pod-of": str(host)}
+        await watched.look()
+    assert (await rows(db))[0].pod_of == host
+
+
 async def test_what_could_not_be_looked_at_is_not_forgotten(db: AsyncEngine, follow: Follow) -> None:
     """The next look is at everything."""
     wire = PrefectWire()

@@ -13,10 +13,11 @@ import anyio.abc
 import httpx
 import pytest
 from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.responses import WorkerFlowRunResponse
 from prefect.settings import PREFECT_API_URL, PREFECT_WORKER_QUERY_SECONDS, temporary_settings
 from prefect.states import Completed
 from prefect.workers.base import BaseJobConfiguration, BaseVariables, BaseWorker, BaseWorkerResult
-from prefect_worker import LEFT_TO_PODS_LABEL, Woken
+from prefect_worker import LEFT_TO_PODS_LABEL, Woken, _left_seconds
 
 TAKEN_SECONDS = 60
 LEFT_SECONDS = 15
@@ -72,6 +73,12 @@ async def deployed(api: httpx.AsyncClient, pool: str) -> str:
     return str((await api.post("/deployments/", json=body)).raise_for_status().json()["id"])
 
 
+async def made(api: httpx.AsyncClient, deployment: str, **body: Any) -> str:
+    """A run of the deployment; its id."""
+    answer = await api.post(f"/deployments/{deployment}/create_flow_run", json=body)
+    return str(answer.raise_for_status().json()["id"])
+
+
 async def taken(api: httpx.AsyncClient, run: str) -> float:
     """Wait until a worker has taken the run; for how long that was waited."""
     begun = time.monotonic()
@@ -86,19 +93,15 @@ async def test_a_run_is_taken_when_it_is_scheduled(prefect_server: str, api: htt
     pool = f"woken-{uuid.uuid4().hex[:8]}"
     deployment = await deployed(api, pool)
 
-    async def made(**body: Any) -> str:
-        answer = await api.post(f"/deployments/{deployment}/create_flow_run", json=body)
-        return str(answer.raise_for_status().json()["id"])
-
-    first = await made()
+    first = await made(api, deployment)
     with temporary_settings({PREFECT_API_URL: prefect_server, PREFECT_WORKER_QUERY_SECONDS: 3600}):
         working = asyncio.create_task(Taking(work_pool_name=pool).start(printer=lambda *_: None))
         try:
             await taken(api, first)
             for _ in range(2):
-                await taken(api, await made())
+                await taken(api, await made(api, deployment))
             # Given back: scheduled again, under a name of its own.
-            again = await made()
+            again = await made(api, deployment)
             await taken(api, again)
             state = {"type": "SCHEDULED", "name": "AwaitingRetry"}
             answer = await api.post(f"/flow_runs/{again}/set_state", json={"state": state, "force": True})
@@ -114,10 +117,7 @@ async def test_a_run_that_ends_makes_room_for_another(prefect_server: str, api: 
     deployment = await deployed(api, f"woken-{uuid.uuid4().hex[:8]}")
     pool = (await api.get(f"/deployments/{deployment}")).raise_for_status().json()["work_pool_name"]
     (await api.patch(f"/work_pools/{pool}", json={"concurrency_limit": 1})).raise_for_status()
-    runs = []
-    for _ in range(3):
-        answer = await api.post(f"/deployments/{deployment}/create_flow_run", json={})
-        runs.append(str(answer.raise_for_status().json()["id"]))
+    runs = [await made(api, deployment) for _ in range(3)]
     with temporary_settings({PREFECT_API_URL: prefect_server, PREFECT_WORKER_QUERY_SECONDS: 3600}):
         working = asyncio.create_task(Executing(work_pool_name=pool).start(printer=lambda *_: None))
         try:
@@ -133,18 +133,14 @@ async def test_a_run_meant_for_a_pod_is_left_to_it(prefect_server: str, api: htt
     deployment = await deployed(api, f"woken-{uuid.uuid4().hex[:8]}")
     pool = (await api.get(f"/deployments/{deployment}")).raise_for_status().json()["work_pool_name"]
 
-    async def made(**body: Any) -> str:
-        answer = await api.post(f"/deployments/{deployment}/create_flow_run", json=body)
-        return str(answer.raise_for_status().json()["id"])
-
     with temporary_settings({PREFECT_API_URL: prefect_server, PREFECT_WORKER_QUERY_SECONDS: 3600}):
         working = asyncio.create_task(Taking(work_pool_name=pool).start(printer=lambda *_: None))
         try:
-            await taken(api, await made())
-            left = await made(labels={LEFT_TO_PODS_LABEL: LEFT_SECONDS})
+            await taken(api, await made(api, deployment))
+            left = await made(api, deployment, labels={LEFT_TO_PODS_LABEL: LEFT_SECONDS})
             began = time.monotonic()
             for _ in range(3):
-                await taken(api, await made())
+                await taken(api, await made(api, deployment))
             assert time.monotonic() - began < LEFT_SECONDS, "the others were taken too slowly to tell"
             assert (await api.get(f"/flow_runs/{left}")).json()["state_type"] == "SCHEDULED"
             await taken(api, left)
@@ -177,3 +173,12 @@ def test_the_command_is_prefects_own(prefect_server: str) -> None:
     assert "--with-healthcheck" in done.stdout
     assert done.stdout.splitlines()[-1] == "WokenKubernetesWorker"
     assert "overridden" not in done.stderr
+
+
+@pytest.mark.parametrize(("label", "seconds"), [(5, 5.0), (10**12, 60.0), ("5", 0.0), (None, 0.0), (-3, -3.0)])
+def test_what_a_label_says_has_a_limit(label: Any, seconds: float) -> None:
+    """Anybody may write one: a run is left for a minute at most, and not at all where it says nothing sensible."""
+    run = FlowRun(flow_id=uuid.uuid4())
+    run.labels = {} if label is None else {LEFT_TO_PODS_LABEL: label}
+    found = WorkerFlowRunResponse(work_pool_id=uuid.uuid4(), work_queue_id=uuid.uuid4(), flow_run=run)
+    assert _left_seconds(found) == seconds

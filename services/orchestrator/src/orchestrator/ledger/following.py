@@ -181,7 +181,8 @@ async def _change(connection: AsyncConnection, row: Any, told: FlowRun, events: 
     started_at = told.started_at or row.started_at
     waits_anew = told.state is State.SCHEDULED and (before in PROCESS_ENDED or started_at != row.started_at)
     traceparent = row.traceparent or told.traceparent
-    if not before.may_become(told.state) or not (is_new or started_at != row.started_at):
+    is_placed = told.pod_of is not None and told.pod_of != row.pod_of
+    if not before.may_become(told.state) or not (is_new or is_placed or started_at != row.started_at):
         return None
     changed = await connection.execute(
         update(runs)

@@ -88,7 +88,7 @@ class Announcements:
 
 
 def _flow_runs(message: str | bytes) -> set[UUID]:
-    """The flow run that an announcement is about; none where it changes nothing.
+    """The flow run that an announcement is about; none where it changes nothing, or is about no flow run after all.
 
     Raises:
         ValueError: it is no announcement.
@@ -100,4 +100,7 @@ def _flow_runs(message: str | bytes) -> set[UUID]:
         raise ValueError(f"what announces does not speak like Prefect: it lacks {exc}") from exc
     if event == HEARTBEAT or not str(resource).startswith(FLOW_RUN):
         return set()
-    return {UUID(str(resource).removeprefix(FLOW_RUN))}
+    try:
+        return {UUID(str(resource).removeprefix(FLOW_RUN))}
+    except ValueError:  # anybody may emit an event of any name: it must not end the subscription
+        return set()
