@@ -92,6 +92,25 @@ def test_other_runs_are_left_alone(platform: Platform, days: Iterator[date]) -> 
     assert [platform.run(one)["state_type"] for one in (another, alone, begun)] == ["SCHEDULED"] * 3
 
 
+def test_a_run_that_another_executes_is_passed_over(platform: Platform, days: Iterator[date]) -> None:
+    """Its claim is not to be had; the next run is executed, and its lines carry its own id."""
+    first, held, third = backfill(platform, days, runs=3)
+    platform.query(
+        "INSERT INTO claims (flow_run_id, attempt, holder, lease_until)"
+        " VALUES ($1, clock_timestamp() + interval '1 hour', 'another', clock_timestamp() + interval '1 hour')",
+        uuid.UUID(held),
+    )
+    status, stderr = ended(begin(platform, first))
+    assert status == 0, stderr
+    assert platform.run(third)["state_type"] == "COMPLETED"
+    assert loads(platform, [first, held, third]) == [1, 0, 1]
+    run = platform.run(third)
+    (correlation_id,) = (tag.removeprefix("correlation-id:") for tag in run["tags"] if "correlation" in tag)
+    said = [line for line in stderr.splitlines() if "Flow run" in line and run["name"] in line]
+    assert said
+    assert all(line.endswith(f"correlation_id={correlation_id}") for line in said)
+
+
 def test_a_run_that_fails_does_not_keep_the_next_from_running(platform: Platform, days: Iterator[date]) -> None:
     """Its failure is its own."""
     flow_runs = backfill(platform, days, runs=3)

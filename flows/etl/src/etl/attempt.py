@@ -125,8 +125,10 @@ def go_on(flow_run_id: UUID, *, after: Attempt) -> Attempt | None:
     """
     os.environ[_RUN] = str(flow_run_id)
     attempt = _read(after.wait_seconds)
+    if not attempt.claim():
+        return None
     log_lines.carry_another(attempt.run.correlation_id, before=after.run.correlation_id)
-    return attempt if attempt.claim() else None
+    return attempt
 
 
 def hand_back() -> None:
