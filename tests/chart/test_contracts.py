@@ -359,3 +359,11 @@ def test_two_releases_share_no_name() -> None:
         return {(o["kind"], o["metadata"]["name"]) for o in render(SCENARIOS["kind"], release=release)}
 
     assert not names("pipelines") & names("other")
+
+
+def test_prefect_keeps_its_connections(objects: list[Manifest]) -> None:
+    """None is opened for a moment: what is beyond the pool would ask the catalog and prepare its statements anew."""
+    [container] = find(objects, "Deployment", "pipelines-prefect-server")["spec"]["template"]["spec"]["containers"]
+    env = {one["name"]: one.get("value") for one in container["env"]}
+    assert env["PREFECT_SERVER_DATABASE_SQLALCHEMY_MAX_OVERFLOW"] == "0"
+    assert int(env["PREFECT_SERVER_DATABASE_SQLALCHEMY_POOL_SIZE"]) >= 15  # as many as Prefect opens at its defaults

@@ -15,6 +15,8 @@ from .ground import CLUSTER, prepared
 from .sides import Stock, awaited
 
 FIRST, DAYS, SHORT_DAYS = date(2013, 1, 1), 365, 4
+# Compared by the day: what a pod is started for takes so long that a part of the year tells its pace.
+DAYS_OF_A_POD_EACH = 100
 # As many pods as two cores have room for beside everything else; stock Prefect is held by the same CPU requests.
 AT_ONCE = 5
 # A year in five pods, and none that ends before the year does.
@@ -26,14 +28,17 @@ CALLERS = 10
 @contextmanager
 def opened(setting: Setting) -> Iterator[Callable[[Variant], Figures]]:
     """A year of real flights at each side's source."""
-    days = [FIRST + timedelta(days=number) for number in range(SHORT_DAYS if setting.short else DAYS)]
+    year = [FIRST + timedelta(days=number) for number in range(SHORT_DAYS if setting.short else DAYS)]
+    some = year[:DAYS_OF_A_POD_EACH]
     with prepared(setting) as ground, Stock(cluster=CLUSTER, flow="daily").opened() as stock:
         assert isinstance(stock, Stock)
 
         def take(variant: Variant) -> Figures:
             if variant.name == "stock":
-                return _stock(stock, days, setting)
-            return _ours(ground.ours.api, days, setting, runs_per_pod=RUNS_PER_POD if variant.name == "batched" else 1)
+                return _stock(stock, some, setting)
+            if variant.name == "batched":
+                return _ours(ground.ours.api, year, setting, runs_per_pod=RUNS_PER_POD)
+            return _ours(ground.ours.api, some, setting, runs_per_pod=1)
 
         yield take
 
@@ -60,7 +65,7 @@ def _ours(api: httpx.Client, days: list[date], setting: Setting, *, runs_per_pod
     seconds = time.time() - begun
     if counts != {"Completed": len(days)}:
         raise Unready(f"the backfill ended with {counts}")
-    return {"seconds": seconds, "days_per_second": len(days) / seconds}
+    return {"seconds": seconds, "a_day_seconds": seconds / len(days)}
 
 
 def _stock(stock: Stock, days: list[date], setting: Setting) -> dict[str, float]:
@@ -78,7 +83,7 @@ def _stock(stock: Stock, days: list[date], setting: Setting) -> dict[str, float]
     states = Counter(one.state for one in stock.all_ended("stock", since=begun))
     return {
         "seconds": seconds,
-        "days_per_second": len(days) / seconds,
+        "a_day_seconds": seconds / len(days),
         "runs_not_completed": float(len(days) - states["COMPLETED"]),
     }
 
@@ -98,23 +103,23 @@ class _Progress:
 
 BACKFILL = Benchmark(
     name="backfill",
-    what="the 365 days of 2013, all 336,776 flights, each day a run of its own",
+    what="days of 2013, each a run of its own: the whole year with its 336,776 flights where a pod takes many",
     variants=(
-        Variant(name="ours", title="ours, a pod a day", ours=True),
-        Variant(name="batched", title=f"ours, a pod for up to {RUNS_PER_POD} days, one after another", ours=True),
-        Variant(name="stock", title="stock Prefect, 365 flow runs"),
+        Variant(name="ours", title=f"ours, a pod a day, {DAYS_OF_A_POD_EACH} days", ours=True),
+        Variant(name="batched", title=f"ours, the year, a pod for up to {RUNS_PER_POD} days in turn", ours=True),
+        Variant(name="stock", title=f"stock Prefect, {DAYS_OF_A_POD_EACH} flow runs"),
     ),
     targets=(
         Target(
-            what="a year's backfill, a pod a day, against 365 runs of stock Prefect",
-            figure="seconds",
+            what="a day of a backfill, a pod a day, against a flow run of stock Prefect",
+            figure="a_day_seconds",
             of="ours",
             against="stock",
             must=0.4,
         ),
         Target(
-            what="a year's backfill, batched, against 365 runs of stock Prefect",
-            figure="seconds",
+            what="a day of a year's backfill, batched, against a flow run of stock Prefect",
+            figure="a_day_seconds",
             of="batched",
             against="stock",
             must=0.4,

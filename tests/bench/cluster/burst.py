@@ -75,6 +75,6 @@ BURST = Benchmark(
         Target(what="runs of a burst that crashed", figure="crashed_runs", of="ours", must=0),
     ),
     opened=opened,
-    rounds=3,
+    rounds=2,
     notes="Ten callers at a time. What crashed and was rerun counts by how it ended at last.",
 )

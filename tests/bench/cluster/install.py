@@ -123,6 +123,6 @@ INSTALL = Benchmark(
         ),
     ),
     opened=opened,
-    rounds=3,
+    rounds=2,
     notes="A run is asked for every fifth of a second until it is taken; its end is the moment that Prefect keeps.",
 )

@@ -113,7 +113,7 @@ START = Benchmark(
         ),
     ),
     opened=opened,
-    rounds=15,
+    rounds=12,
     notes=(
         "Completed is the moment that Prefect keeps of that state. A bare Job runs the same function in the same image;"
         " Kubernetes reports it complete seconds after it has run. CPU and memory are those of the whole pod, from its"

@@ -151,7 +151,7 @@ LOAD = Benchmark(
         ),
     ),
     opened=opened,
-    rounds=5,
+    rounds=3,
     notes="""
 The rows are real flights of a month, moved to one day and copied under new flight numbers, sent as Arrow from files.
 The ETL does all that a run does but for Prefect's calls: it claims, fetches, checks every row, joins, sums up, and

@@ -31,13 +31,14 @@ SOURCE = "source"
 
 Listener = Callable[[Circuit, Circuit], Awaitable[None]]
 
+# The failures as text: for an array of anything else asyncpg asks the catalog what it is, on each connection anew.
 _READ = (
-    "SELECT state, generation, failures, opened_at, probe_until, isolated, reason, openings FROM breakers"
+    "SELECT state, generation, failures::text[], opened_at, probe_until, isolated, reason, openings FROM breakers"
     " WHERE name = $1 FOR UPDATE"
 )
 _WRITE = (
-    "UPDATE breakers SET state = $2, generation = $3, failures = $4, opened_at = $5, probe_until = $6, isolated = $7,"
-    " reason = $8, openings = $9, changed_at = clock_timestamp() WHERE name = $1"
+    "UPDATE breakers SET state = $2, generation = $3, failures = $4::text[]::timestamptz[], opened_at = $5,"
+    " probe_until = $6, isolated = $7, reason = $8, openings = $9, changed_at = clock_timestamp() WHERE name = $1"
 )
 
 
@@ -110,12 +111,12 @@ class Breaker:
         async with connected(self.warehouse_url) as connection, connection.transaction():
             await connection.execute("INSERT INTO breakers (name) VALUES ($1) ON CONFLICT DO NOTHING", self.name)
             row = await connection.fetchrow(_READ, self.name)
-            before = Circuit(**{**row, "failures": tuple(row["failures"])})
+            before = Circuit(**{**row, "failures": tuple(map(datetime.fromisoformat, row["failures"]))})
             after = step(before, await connection.fetchval("SELECT clock_timestamp()"))
             if after != before:
-                await connection.execute(
-                    _WRITE, self.name, *(getattr(after, field) for field in Circuit.__annotations__)
-                )
+                fields = {field: getattr(after, field) for field in Circuit.__annotations__}
+                fields["failures"] = [at.isoformat() for at in after.failures]
+                await connection.execute(_WRITE, self.name, *fields.values())
         if after.state != before.state:
             await self.listener(before, after)
         return after
