@@ -29,7 +29,7 @@ SHORT_RUNS = 20_000
 FEW_RUNS = 1_000
 
 _PREFECT = str(Path(sys.executable).with_name("prefect"))
-_PIPELINES = [{"name": "etl", "deployment": "bench/bench"}]
+MANY_PIPELINES = 100
 
 
 @contextmanager
@@ -37,16 +37,25 @@ def accepting(setting: Setting) -> Iterator[Callable[[Variant], Figures]]:
     """An empty ledger for each sample, a Prefect server with one deployment."""
     with _servers(setting) as servers:
         servers.ledger("accept-empty")
+        servers.ledger("accept-many", pipelines=MANY_PIPELINES)
 
         def take(variant: Variant) -> Figures:
             if variant.name == "prefect":
                 path = f"/api/deployments/{servers.deployment}/create_flow_run"
                 return servers.hammered([servers.prefect], "POST", [path], body="{}")
-            url = servers.postgres.database("accept", template="accept-empty")
+            many = variant.name == "many"
+            url = servers.postgres.database("accept", template="accept-many" if many else "accept-empty")
             steady = STEADY_PER_SECOND if variant.name.startswith("steady") else None
             with ExitStack() as stack:
                 ours = [
-                    stack.enter_context(servers.orchestrator(url, number, prefect=variant.name in ("up", "steady")))
+                    stack.enter_context(
+                        servers.orchestrator(
+                            url,
+                            number,
+                            prefect=variant.name in ("up", "steady"),
+                            pipelines=MANY_PIPELINES if many else 1,
+                        )
+                    )
                     for number in range(3 if variant.name == "three" else 1)
                 ]
                 return servers.hammered(ours, "POST", ["/api/etl/start"], body="{}", per_second=steady)
@@ -133,8 +142,8 @@ class _Servers:
         path = f"/api/deployments/{self.deployment}/create_flow_run"
         return str(_call(f"http://{HOST}:{self.prefect.port}{path}", {})["id"])
 
-    def ledger(self, name: str) -> None:
-        """A new, migrated ledger that knows the deployment, as one has it that has ever seen Prefect."""
+    def ledger(self, name: str, *, pipelines: int = 1) -> None:
+        """A new, migrated ledger that knows the pipelines' deployments, as one has it that has ever seen Prefect."""
         done = subprocess.run(
             [sys.executable, "-m", "orchestrator", "migrate"],
             env=_clean() | {"ORCHESTRATOR_DATABASE_URL": self.postgres.database(name)},
@@ -147,18 +156,19 @@ class _Servers:
         self.postgres.execute(
             name,
             "INSERT INTO pipelines (pipeline, deployment, deployment_id, parameter_schema, defaults, schedules,"
-            f" next_starts, paused, seen_at) VALUES ('etl', 'bench/bench', '{self.deployment}',"
-            """ '{"type": "object", "properties": {}}', '{}', '[]', '[]', false, now())""",
+            f" next_starts, paused, seen_at) SELECT name, deployment, '{self.deployment}',"
+            """ '{"type": "object", "properties": {}}', '{}', '[]', '[]', false, now()"""
+            f" FROM jsonb_to_recordset('{json.dumps(_pipelines(pipelines))}') AS told (name text, deployment text)",
         )
 
     @contextmanager
-    def orchestrator(self, ledger: str, number: int, *, prefect: bool) -> Iterator[Server]:
+    def orchestrator(self, ledger: str, number: int, *, prefect: bool, pipelines: int = 1) -> Iterator[Server]:
         """`python -m orchestrator serve`, which has one core at most. Without `prefect`, nobody listens where it is."""
         port = free_port()
         environment = _clean() | {
             "ORCHESTRATOR_DATABASE_URL": ledger,
             "ORCHESTRATOR_PREFECT_API_URL": f"http://{HOST}:{self.prefect.port if prefect else free_port()}/api",
-            "ORCHESTRATOR_PIPELINES": json.dumps(_PIPELINES),
+            "ORCHESTRATOR_PIPELINES": json.dumps(_pipelines(pipelines)),
             "ORCHESTRATOR_HOST": HOST,
             "ORCHESTRATOR_PORT": str(port),
             # limits of how often one caller may come are what this is not about
@@ -253,6 +263,11 @@ def many_runs(count: int, *, pipelines: Sequence[str] = ("etl",)) -> tuple[str, 
     )
 
 
+def _pipelines(count: int) -> list[dict[str, str]]:
+    others = [{"name": f"etl-{number}", "deployment": f"bench/bench-{number}"} for number in range(1, count)]
+    return [{"name": "etl", "deployment": "bench/bench"}, *others]
+
+
 def _clean() -> dict[str, str]:
     """This process's environment without anybody's settings."""
     prefixes = ("PREFECT_", "ORCHESTRATOR_")
@@ -295,6 +310,7 @@ ACCEPT = Benchmark(
         Variant(name="up", title="POST start, Prefect up", ours=True),
         Variant(name="down", title="POST start, Prefect down", ours=True),
         Variant(name="three", title="POST start at three processes, Prefect down", ours=True),
+        Variant(name="many", title=f"POST start, {MANY_PIPELINES} pipelines, Prefect down", ours=True),
         Variant(name="steady", title=f"POST start, {STEADY_PER_SECOND} a second, Prefect up", ours=True),
         Variant(name="steady-down", title=f"POST start, {STEADY_PER_SECOND} a second, Prefect down", ours=True),
         Variant(name="prefect", title="Prefect's create_flow_run"),

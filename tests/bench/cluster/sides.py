@@ -23,17 +23,23 @@ _LIMITS = httpx.Limits(max_connections=64, keepalive_expiry=2)  # before the ser
 
 
 def awaited(probe: Callable[[], T | None], *, within: float, what: str, every: float = 0.1) -> T:
-    """The probe's first answer that is not None.
+    """The probe's first answer that is not None. One that got none from a busy server is asked again.
 
     Raises:
         Unready: there was none in time.
     """
     deadline = time.monotonic() + within
-    while (answer := probe()) is None:
+    while True:
+        failure: httpx.TransportError | None = None
+        try:
+            answer = probe()
+        except httpx.TransportError as exc:
+            answer, failure = None, exc
+        if answer is not None:
+            return answer
         if time.monotonic() > deadline:
-            raise Unready(f"not within {within:g} s: {what}")
+            raise Unready(f"not within {within:g} s: {what}") from failure
         time.sleep(every)
-    return answer
 
 
 @dataclass(frozen=True, kw_only=True)

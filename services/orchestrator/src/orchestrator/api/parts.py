@@ -85,7 +85,7 @@ OfPipeline = Annotated[Pipeline, Depends(configured)]
 
 async def facts_of(pipeline: Pipeline, parts: Parts) -> Facts:
     """The deployment's facts from the ledger, from Prefect where it was never seen or was missing at the last look."""
-    known = (await parts.reader.remembered()).get(pipeline.name)
+    known = await parts.reader.remembered(pipeline.name)
     if known and known.missing_since is None and known.facts.deployment == pipeline.deployment:
         return known.facts
     facts = await parts.prefect.deployment(pipeline.deployment)

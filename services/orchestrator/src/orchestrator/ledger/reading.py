@@ -1,6 +1,6 @@
 """Reading the ledger: one run, pages of runs and of reports, pipelines at a glance, the counts behind metrics."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from typing import Any
@@ -68,31 +68,32 @@ class Reader:
     def __init__(self, db: AsyncEngine) -> None:
         self._db = db
         self._runs: Together[UUID, Row[Any] | None] = Together(self._read_runs)
-        self._remembered: Together[None, Mapping[str, Remembered]] = Together(self._read_remembered)
-        self._latest: Mapping[str, Remembered] = {}
+        self._pipelines: Together[str, Remembered | None] = Together(self._read_pipelines)
+        self._latest: dict[str, Facts] = {}
 
     async def run(self, pipeline: str, run_id: UUID) -> Row[Any] | None:
         """One run's row, None where the pipeline has no such run."""
         row = await self._runs.ask(run_id)
         return row if row is not None and row.pipeline == pipeline else None
 
-    async def remembered(self) -> Mapping[str, Remembered]:
-        """What is known of every pipeline, by its name."""
-        return await self._remembered.ask(None)
+    async def remembered(self, pipeline: str) -> Remembered | None:
+        """What is known of one pipeline; None where it was never seen."""
+        return await self._pipelines.ask(pipeline)
 
     async def _read_runs(self, run_ids: Sequence[UUID]) -> list[Row[Any] | None]:
         async with looking(self._db) as connection:
             rows = {row.run_id: row for row in await connection.execute(_THESE, {"run_ids": list(run_ids)})}
         return [rows.get(run_id) for run_id in run_ids]
 
-    async def _read_remembered(self, askers: Sequence[None]) -> list[Mapping[str, Remembered]]:
-        found = await remembered(self._db)
+    async def _read_pipelines(self, names: Sequence[str]) -> list[Remembered | None]:
+        found = await remembered(self._db, set(names))
         for name, one in found.items():
-            before = self._latest.get(name)
-            if before is not None and before.facts == one.facts:
-                found[name] = replace(one, facts=before.facts)  # what was made of them is kept: their validator
-        self._latest = found
-        return [found] * len(askers)
+            before = self._latest.setdefault(name, one.facts)
+            if before == one.facts:
+                found[name] = replace(one, facts=before)  # what was made of them is kept: their validator
+            else:
+                self._latest[name] = one.facts
+        return [found.get(name) for name in names]
 
 
 async def recent(db: AsyncEngine, wanted: Wanted, after: tuple[datetime, UUID] | None) -> list[Row[Any]]:
@@ -141,10 +142,13 @@ def _only(query: Select[Any], wanted: Wanted, state: Any) -> Select[Any]:
     return query
 
 
-async def remembered(db: AsyncEngine) -> dict[str, Remembered]:
-    """What is known of every pipeline, by its name."""
+async def remembered(db: AsyncEngine, names: Collection[str] | None = None) -> dict[str, Remembered]:
+    """What is known of these pipelines, of every one without `names`, by its name."""
+    query = select(pipelines)
+    if names is not None:
+        query = query.where(pipelines.c.pipeline == any_(cast(list(names), ARRAY(Text))))
     async with looking(db) as connection:
-        rows = list(await connection.execute(select(pipelines)))
+        rows = list(await connection.execute(query))
     return {
         row.pipeline: Remembered(
             facts=Facts(
