@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from dataclasses import asdict
 from datetime import date, timedelta
+from functools import partial
 from typing import Any
 
 import httpx
 from prefect import flow, task
-from prefect.artifacts import acreate_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.exceptions import Abort, PrefectException
@@ -20,6 +20,7 @@ from prefect.tasks import Task, exponential_backoff
 
 from etl import catchup, claim
 from etl.announce import announce
+from etl.artifacts import Artifact, Artifacts, publish
 from etl.breaker import Breaker
 from etl.circuit import Circuit, Rule, probe_due
 from etl.errors import BadData, CircuitOpen, ClaimLost, SourceUnavailable
@@ -29,6 +30,7 @@ from etl.load import Loaded, LoadedBy, find_load, keep_day, keep_rejects, load_d
 from etl.outage import is_away
 from etl.report import degraded, loaded_already, markdown
 from etl.settings import EtlSettings
+from etl.showing import of_warehouse
 from etl.telemetry import export_spans
 from etl.transform import DayTables, require_mostly_good, transform
 
@@ -180,7 +182,7 @@ async def _execute(run: RunIdentity, day: date, settings: EtlSettings) -> State[
             statement_timeout_seconds=_LOAD_TIMEOUT_SECONDS,
         )
         if found is not None:
-            return await _leave(run, day, found)
+            return await _leave(run, day, found, settings)
         try:
             loaded = await _load_from_source(run, day, loading, settings)
         except CircuitOpen as exc:
@@ -213,10 +215,20 @@ async def _load_from_source(run: RunIdentity, day: date, loading: LoadedBy, sett
         loaded = load(tables, loaded_by=loading, settings=settings)
     run.log("load", **asdict(loaded), seconds=_since(started))
 
-    await acreate_markdown_artifact(
-        markdown(tables, loaded), key="daily-job", description=f"Flights of {day}: counts and worst delays"
-    )
+    report = _report(markdown(tables, loaded), f"Flights of {day}: counts and worst delays")
+    await publish(run, report, further=_shown(day, settings, without_weather=tables.without_weather))
     return loaded
+
+
+def _report(text: str, description: str) -> Artifact:
+    return Artifact.markdown("daily-job", text, description=description)
+
+
+def _shown(
+    day: date, settings: EtlSettings, *, without_weather: int | None = None, degraded: str | None = None
+) -> Artifacts:
+    warehouse_url = settings.warehouse_url.get_secret_value()
+    return partial(of_warehouse, warehouse_url, day, without_weather=without_weather, degraded=degraded)
 
 
 def _breaker(run: RunIdentity, settings: EtlSettings) -> Breaker:
@@ -235,23 +247,19 @@ def _breaker(run: RunIdentity, settings: EtlSettings) -> Breaker:
     return breaker
 
 
-async def _leave(run: RunIdentity, day: date, found: Loaded) -> State[Any]:
+async def _leave(run: RunIdentity, day: date, found: Loaded, settings: EtlSettings) -> State[Any]:
     """The end of a run whose earlier attempt loaded the day and did not live to say so."""
     run.log("load", **asdict(found))
-    await acreate_markdown_artifact(
-        loaded_already(day, found), key="daily-job", description=f"Flights of {day}: loaded by an earlier attempt"
-    )
+    report = _report(loaded_already(day, found), f"Flights of {day}: loaded by an earlier attempt")
+    await publish(run, report, further=_shown(day, settings))
     return Completed(message=f"{day} was already loaded by an earlier attempt of this run: {found.rows} flights")
 
 
 async def _degrade(run: RunIdentity, day: date, loading: LoadedBy, settings: EtlSettings, *, reason: str) -> State[Any]:
     kept = keep(day, reason=reason, loaded_by=loading, settings=settings)
     run.log("degraded", **asdict(kept), reason=reason)
-    await acreate_markdown_artifact(
-        degraded(day, kept, reason),
-        key="daily-job",
-        description=f"Flights of {day}: degraded, an earlier load was kept",
-    )
+    report = _report(degraded(day, kept, reason), f"Flights of {day}: degraded, an earlier load was kept")
+    await publish(run, report, further=_shown(day, settings, degraded=reason))
     return Completed(name="Degraded", message=f"{day} keeps the {kept.rows} flights loaded before: {reason}")
 
 
