@@ -55,7 +55,11 @@ class Artifact:
 Artifacts = Callable[[], Awaitable[Sequence[Artifact]]]
 
 
-async def publish(run: RunIdentity, *ready: Artifact, further: Artifacts) -> None:
+async def _none() -> Sequence[Artifact]:
+    return ()
+
+
+async def publish(run: RunIdentity, *ready: Artifact, further: Artifacts = _none) -> None:
     """Publish what is ready, and what `further` makes once it is there; never fails."""
     try:
         async with asyncio.timeout(_WITHIN_SECONDS), get_client() as client:

@@ -1,10 +1,8 @@
 """The flow `daily_job`: which steps a run takes, in which order, and what Prefect is asked to do for each."""
 
 import asyncio
-import random
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import closing
 from dataclasses import asdict
 from datetime import date, timedelta
 from functools import partial
@@ -14,7 +12,7 @@ import httpx
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
-from prefect.exceptions import Abort, PrefectException
+from prefect.exceptions import PrefectException
 from prefect.states import Completed, aget_state_exception
 from prefect.tasks import Task, exponential_backoff
 
@@ -23,11 +21,11 @@ from etl.announce import announce
 from etl.artifacts import Artifact, Artifacts, publish
 from etl.breaker import Breaker
 from etl.circuit import Circuit, Rule, probe_due
-from etl.errors import BadData, CircuitOpen, ClaimLost, SourceUnavailable
+from etl.errors import BadData, CircuitOpen, SourceUnavailable
 from etl.extract import Day, fetch_day, open_client
+from etl.holding import claimed, outlast
 from etl.identity import RunIdentity, default_logical_date, this_run
 from etl.load import Loaded, LoadedBy, find_load, keep_day, keep_rejects, load_day
-from etl.outage import is_away
 from etl.report import degraded, loaded_already, markdown
 from etl.settings import EtlSettings
 from etl.showing import of_warehouse
@@ -139,7 +137,9 @@ async def daily_job(logical_date: date | None = None) -> State[Any]:
     run.log("start", logical_date=day.isoformat())
     ended = await _nothing_owed(run, day, settings) if run.catches_up else None
     if ended is None:
-        ended = await _outlast(run, day, settings)
+        ended = await outlast(
+            run, partial(_execute, run, day, settings), within_seconds=settings.warehouse_wait_seconds
+        )
     await _provide_catch_up(run, day, settings)
     return ended
 
@@ -153,27 +153,8 @@ async def _nothing_owed(run: RunIdentity, day: date, settings: EtlSettings) -> S
     return Completed(message=f"nothing to catch up: {day} was loaded by run {by} in the meantime")
 
 
-async def _outlast(run: RunIdentity, day: date, settings: EtlSettings) -> State[Any]:
-    """Execute the run, and begin again where the warehouse went away: nothing of a lost load is in it.
-
-    What was committed before the answer was lost is found, and not written again.
-    """
-    given_up_at: float | None = None
-    while True:
-        try:
-            return await _execute(run, day, settings)
-        except Exception as exc:
-            if not is_away(exc):
-                raise
-            given_up_at = given_up_at or time.monotonic() + settings.warehouse_wait_seconds
-            if time.monotonic() >= given_up_at:
-                raise
-            run.log("warehouse away", reason=f"{type(exc).__name__}: {exc}")
-        await asyncio.sleep(random.uniform(0.5, 2))  # noqa: S311 - not a secret: a fleet shall not return at once
-
-
 async def _execute(run: RunIdentity, day: date, settings: EtlSettings) -> State[Any]:
-    async with _claimed(run, day, settings.warehouse_url.get_secret_value()) as mine:
+    async with claimed(run, day, settings.warehouse_url.get_secret_value()) as mine:
         loading = await run.loading(mine)
         found = find_load(
             settings.warehouse_url.get_secret_value(),
@@ -291,42 +272,6 @@ async def _provide_catch_up(run: RunIdentity, day: date, settings: EtlSettings) 
             run.log("probe provided", flow_run_id=str(probing), due=due.isoformat())
     except (httpx.HTTPError, PrefectException, *claim.UNREACHABLE) as exc:
         run.log("no catch-up", reason=f"{type(exc).__name__}: {exc}")
-
-
-@asynccontextmanager
-async def _claimed(run: RunIdentity, day: date, warehouse_url: str) -> AsyncIterator[claim.Claim]:
-    """Hold the run's claim while the block runs.
-
-    If a later attempt of this very run took over, the run's state is that attempt's to decide: whatever happened here,
-    a load included, ends in Abort, on which Prefect ends the process and proposes no state.
-    """
-    try:
-        mine = await claim.claim_date(warehouse_url, flow_run_id=run.flow_run_id, run_id=run.run_id, logical_date=day)
-    except ClaimLost as exc:
-        raise _standing_aside(run) from exc
-    run.log("claim", fence=mine.fence)
-    with claim.kept_alive(warehouse_url, mine):
-        try:
-            yield mine
-        except Exception as exc:
-            if await _is_outdated(warehouse_url, mine):
-                raise _standing_aside(run) from exc
-            raise
-        if await _is_outdated(warehouse_url, mine):
-            raise _standing_aside(run)
-
-
-async def _is_outdated(warehouse_url: str, mine: claim.Claim) -> bool:
-    """Whether a later attempt took over; while the warehouse cannot tell, this attempt's outcome stands."""
-    try:
-        return await claim.is_outdated(warehouse_url, mine)
-    except claim.UNREACHABLE:
-        return False
-
-
-def _standing_aside(run: RunIdentity) -> Abort:
-    run.log("stand aside", reason="a later attempt of this run took over")
-    return Abort("a later attempt of this run took over")
 
 
 def _since(started: float) -> float:
