@@ -45,6 +45,10 @@ $(STATE)/uv/bin/uv: | python
 local-environment: python | $(filter $(STATE)/uv/bin/uv,$(UV))
 	@$(UV) sync --quiet --frozen --inexact --python $(PYTHON) --no-default-groups --group local
 
+.PHONY: dev-environment
+dev-environment: python | $(filter $(STATE)/uv/bin/uv,$(UV))
+	@$(UV) sync --quiet --frozen --inexact --python $(PYTHON) --no-default-groups --group local --group flows
+
 .PHONY: environment
 environment: python | $(filter $(STATE)/uv/bin/uv,$(UV))
 	@$(UV) sync --quiet --frozen --python $(PYTHON)
@@ -56,7 +60,7 @@ demo: local-environment ## one run of the daily ETL on real data, on this machin
 	@$(VENV)/python -m local_platform demo --state $(STATE)
 
 .PHONY: dev
-dev: local-environment ## the same platform, kept running: UI on port 4200, API on port 8080, until Ctrl-C
+dev: dev-environment ## the same platform, kept running: UI on port 4200, API on port 8080, until Ctrl-C
 	@$(VENV)/python -m local_platform dev --state $(STATE) \
 	  --prefect-port $(PREFECT_PORT) --api-port $(API_PORT) --source-port $(SOURCE_PORT)
 
@@ -106,7 +110,7 @@ test-integration: environment ## the whole platform on a kind cluster (ARGS=--ke
 .PHONY: test-cluster
 test-cluster: environment ## on the same cluster: what holds or stops runs, who may call, faults, credentials, upgrades, the profiles, no egress
 	@$(PYTEST) $(addprefix tests/integration/,test_reasons.py test_recovery.py test_doors.py test_faults.py test_trial.py \
-	  test_rotation.py test_upgrade.py test_side_by_side.py test_ha.py test_air_gap.py) $(ARGS)
+	  test_model.py test_rotation.py test_upgrade.py test_side_by_side.py test_ha.py test_air_gap.py) $(ARGS)
 
 # make test-faults: which faults (all), which sides, how many runs each, which seed
 FAULTS ?=
@@ -169,7 +173,7 @@ format: environment ## rewrite the Python code as the linter wants it
 # -- images and cluster
 
 .PHONY: images
-images: ## build the four images and print their sizes
+images: ## build every image and print their sizes
 	@images/build
 
 .PHONY: push

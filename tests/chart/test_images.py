@@ -13,7 +13,7 @@ from .conftest import CHART, ROOT, SCENARIOS, Manifest, containers, pods, regist
 
 PARTS = yaml.safe_load((ROOT / "images" / "parts.yaml").read_text())
 VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
-OURS = ("prefect", "etl", "orchestrator", "source")
+OURS = ("prefect", "etl", "delay_model", "orchestrator", "source")
 # What the chart takes as others made it.
 THEIRS = ["postgres:17", "valkey/valkey:8"]
 
