@@ -1,4 +1,4 @@
-"""The weekly training as its pod runs it: `python -m etl.start` on a real Prefect server, with the days of a warehouse."""
+"""The weekly training as its pod runs it: `python -m etl.start` on a real Prefect server and warehouse."""
 
 import asyncio
 import json

@@ -34,7 +34,7 @@ def shuffled(flights: pl.DataFrame, *, since: date) -> pl.DataFrame:
 
 
 async def test_it_is_better_than_the_baseline_on_days_it_never_saw(warehouse: str, window: pl.DataFrame) -> None:
-    """Trained from the warehouse's own rows; by a third of a minute on average, and more are within a quarter of an hour."""
+    """Trained from the warehouse's own rows; by a third of a minute on average, and more are within 15 minutes."""
     load(warehouse, window)
     days = read(warehouse, LOGICAL_DATE, least_days=WINDOW, statement_timeout_seconds=60)
     assert (days.number, days.flights.height) == (WINDOW, window.height)

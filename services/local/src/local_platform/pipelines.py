@@ -37,7 +37,7 @@ WEEKLY = Pipeline(
         "entrypoint": "delay_model.flow.delay_model",
         "name": "weekly-0600",
         "workQueue": "models",
-        "description": "Every Monday at 06:00 in Madrid: a model of departure delay, from the last 90 days in the warehouse.",
+        "description": "Every Monday at 06:00 in Madrid: a model of departure delay, from the last 90 loaded days.",
         "concurrencyLimit": 1,
         "schedules": [{"slug": "weekly-0600", "cron": "0 6 * * 1", "timezone": "Europe/Madrid"}],
     },
