@@ -11,10 +11,10 @@ from typing import Any
 import httpx
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import State, TaskRun
+from prefect.client.schemas.objects import State
 from prefect.exceptions import PrefectException
-from prefect.states import Completed, aget_state_exception
-from prefect.tasks import Task, exponential_backoff
+from prefect.states import Completed
+from prefect.tasks import exponential_backoff
 
 from etl import catchup, claim
 from etl.announce import announce
@@ -31,6 +31,7 @@ from etl.settings import EtlSettings
 from etl.showing import of_warehouse
 from etl.telemetry import export_spans
 from etl.transform import DayTables, require_mostly_good, transform
+from etl.transient import is_transient
 
 _EXTRACT_RETRIES = 3
 _EXTRACT_TIMEOUT_SECONDS = 120
@@ -40,20 +41,6 @@ _LOAD_TIMEOUT_SECONDS = 600
 # What Prefect needs around a task of a probe, before another run may probe instead.
 _PROBE_MARGIN_SECONDS = 30
 
-# The longest wait that the source may ask for between two tries.
-_MOST_RETRY_AFTER_SECONDS = 60.0
-
-
-async def _is_transient(_task: Task[Any, Any], _task_run: TaskRun, state: State[Any]) -> bool:
-    """Only a failure that may pass is tried again; a refusal or bad data fails the run at once.
-
-    Prefect's delay between tries is fixed beforehand; what a Retry-After asks for is waited here, before it.
-    """
-    error = await aget_state_exception(state)
-    if isinstance(error, SourceUnavailable) and error.retry_after:
-        await asyncio.sleep(min(error.retry_after, _MOST_RETRY_AFTER_SECONDS))
-    return isinstance(error, SourceUnavailable | TimeoutError)
-
 
 extract = task(
     name="extract",
@@ -61,7 +48,7 @@ extract = task(
     description="Fetch one dataset's rows of the day from the source.",
     retries=_EXTRACT_RETRIES,
     retry_jitter_factor=0.5,
-    retry_condition_fn=_is_transient,
+    retry_condition_fn=is_transient,
     timeout_seconds=_EXTRACT_TIMEOUT_SECONDS,
     cache_policy=NO_CACHE,
     persist_result=False,
