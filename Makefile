@@ -152,6 +152,11 @@ lint: environment ## ruff, mypy --strict, import contracts, helm lint --strict
 	@if command -v helm > /dev/null; then helm lint --strict --quiet charts/pipelines --values k8s/kind/values.yaml; \
 	  else echo "helm lint skipped: helm is not installed"; fi
 
+.PHONY: docs
+docs: environment ## the documentation as a site under .local/site; a link that leads nowhere fails
+	@NO_MKDOCS_2_WARNING=1 $(VENV)/mkdocs build --strict --site-dir $(STATE)/site
+	@echo "$(STATE)/site/index.html; to read it while it is written: $(VENV)/mkdocs serve"
+
 .PHONY: chart-reference
 chart-reference: environment ## the reference of the chart's values, made from the comments in values.yaml
 	@$(VENV)/python charts/reference.py
