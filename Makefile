@@ -47,11 +47,11 @@ local-environment: python | $(filter $(STATE)/uv/bin/uv,$(UV))
 
 .PHONY: dev-environment
 dev-environment: python | $(filter $(STATE)/uv/bin/uv,$(UV))
-	@$(UV) sync --quiet --frozen --inexact --python $(PYTHON) --no-default-groups --group local --group flows
+	@$(UV) sync --quiet --frozen --inexact --python $(PYTHON) --all-packages --no-default-groups --group local
 
 .PHONY: environment
 environment: python | $(filter $(STATE)/uv/bin/uv,$(UV))
-	@$(UV) sync --quiet --frozen --python $(PYTHON)
+	@$(UV) sync --quiet --frozen --python $(PYTHON) --all-packages
 
 # -- without a cluster
 
@@ -63,6 +63,17 @@ demo: local-environment ## one run of the daily ETL on real data, on this machin
 dev: dev-environment ## the same platform, kept running: UI on port 4200, API on port 8080, until Ctrl-C
 	@$(VENV)/python -m local_platform dev --state $(STATE) \
 	  --prefect-port $(PREFECT_PORT) --api-port $(API_PORT) --source-port $(SOURCE_PORT)
+
+# make new-pipeline: the name of yours. make bench: which benchmarks (all)
+NAME ?=
+
+.PHONY: new-pipeline
+new-pipeline: python | $(filter $(STATE)/uv/bin/uv,$(UV)) ## a pipeline of your own that runs at once: make new-pipeline NAME=flight_times
+	@$(PYTHON) templates/new_pipeline.py "$(NAME)"
+	@$(UV) lock --quiet --python $(PYTHON)
+	@$(MAKE) --no-print-directory environment
+	@$(VENV)/ruff check --quiet --select I --fix flows/$(NAME) tests/unit/$(NAME)
+	@$(VENV)/ruff format --quiet flows/$(NAME) tests/unit/$(NAME)
 
 .PHONY: client
 client: python | $(filter $(STATE)/uv/bin/uv,$(UV)) ## install the command pipelines for your user
@@ -110,7 +121,7 @@ test-integration: environment ## the whole platform on a kind cluster (ARGS=--ke
 .PHONY: test-cluster
 test-cluster: environment ## on the same cluster: what holds or stops runs, who may call, faults, credentials, upgrades, the profiles, no egress
 	@$(PYTEST) $(addprefix tests/integration/,test_reasons.py test_recovery.py test_doors.py test_faults.py test_trial.py \
-	  test_model.py test_rotation.py test_upgrade.py test_side_by_side.py test_ha.py test_air_gap.py) $(ARGS)
+	  test_model.py test_rotation.py test_upgrade.py test_side_by_side.py test_ha.py test_restore.py test_air_gap.py) $(ARGS)
 
 # make test-faults: which faults (all), which sides, how many runs each, which seed
 FAULTS ?=
@@ -131,8 +142,7 @@ test-faults: environment ## play faults on that cluster: make test-faults FAULTS
 faults-report: environment ## write docs/faults, and its summary in the README, from the raw samples
 	@$(VENV)/python -m tests.faults report
 
-# make bench: which benchmarks (all), which seed, and on which kind cluster those that need one
-NAME ?=
+# make bench: with which seed, and on which kind cluster those that need one
 BENCH_CLUSTER ?= bench
 
 .PHONY: bench

@@ -81,14 +81,24 @@ class Dev:
 
 @contextlib.contextmanager
 def running_dev(
-    state: Path, ports: dict[str, int], *, command: Sequence[str] = (), cwd: Path | None = None
+    state: Path,
+    ports: dict[str, int],
+    *,
+    command: Sequence[str] = (),
+    cwd: Path | None = None,
+    environment: dict[str, str] | None = None,
 ) -> Iterator[Dev]:
     """The platform on that state folder; `command`: another than this environment's local_platform."""
     options = [option for part, port in ports.items() for option in (f"--{part}-port", str(port))]
     ours = [sys.executable, "-m", "local_platform", "dev", "--state", str(state), *options]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "ETL_"))}
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "ETL_"))}
     process = subprocess.Popen(
-        [*command] or ours, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [*command] or ours,
+        cwd=cwd,
+        env=environment or clean,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     dev = Dev(process, ports)
     reader = threading.Thread(target=dev.read)
