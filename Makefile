@@ -70,7 +70,8 @@ NAME ?=
 .PHONY: new-pipeline
 new-pipeline: python | $(filter $(STATE)/uv/bin/uv,$(UV)) ## a pipeline of your own that runs at once: make new-pipeline NAME=flight_times
 	@$(PYTHON) templates/new_pipeline.py "$(NAME)"
-	@$(UV) lock --quiet --python $(PYTHON)
+	@# What the template imports is in the lock, so that usually no index has to be asked.
+	@$(UV) lock --quiet --offline --python $(PYTHON) 2> /dev/null || $(UV) lock --quiet --python $(PYTHON)
 	@$(MAKE) --no-print-directory environment
 	@$(VENV)/ruff check --quiet --select I --fix flows/$(NAME) tests/unit/$(NAME)
 	@$(VENV)/ruff format --quiet flows/$(NAME) tests/unit/$(NAME)

@@ -241,7 +241,7 @@ def test_the_base_image_may_be_pinned_by_digest(tmp_path: Path) -> None:
         assert (folder / "base").read_text() == f"python:3.13-slim-trixie@{digest}\n"
 
 
-@pytest.mark.parametrize("part", OURS)
+@pytest.mark.parametrize("part", [*OURS, "flow"])
 def test_every_stage_is_built_from_the_pinned_base(part: str) -> None:
     """Each stage comes from BASE or an earlier stage; a build gives images/base as BASE, and its tag is the default."""
     text = (ROOT / "images" / part / "Dockerfile").read_text()
