@@ -45,9 +45,13 @@ $(STATE)/uv/bin/uv: | python
 local-environment: python | $(filter $(STATE)/uv/bin/uv,$(UV))
 	@$(UV) sync --quiet --frozen --inexact --python $(PYTHON) --no-default-groups --group local
 
+.PHONY: dev-environment
+dev-environment: python | $(filter $(STATE)/uv/bin/uv,$(UV))
+	@$(UV) sync --quiet --frozen --inexact --python $(PYTHON) --all-packages --no-default-groups --group local
+
 .PHONY: environment
 environment: python | $(filter $(STATE)/uv/bin/uv,$(UV))
-	@$(UV) sync --quiet --frozen --python $(PYTHON)
+	@$(UV) sync --quiet --frozen --python $(PYTHON) --all-packages
 
 # -- without a cluster
 
@@ -56,9 +60,21 @@ demo: local-environment ## one run of the daily ETL on real data, on this machin
 	@$(VENV)/python -m local_platform demo --state $(STATE)
 
 .PHONY: dev
-dev: local-environment ## the same platform, kept running: UI on port 4200, API on port 8080, until Ctrl-C
+dev: dev-environment ## the same platform, kept running: UI on port 4200, API on port 8080, until Ctrl-C
 	@$(VENV)/python -m local_platform dev --state $(STATE) \
 	  --prefect-port $(PREFECT_PORT) --api-port $(API_PORT) --source-port $(SOURCE_PORT)
+
+# make new-pipeline: the name of yours. make bench: which benchmarks (all)
+NAME ?=
+
+.PHONY: new-pipeline
+new-pipeline: python | $(filter $(STATE)/uv/bin/uv,$(UV)) ## a pipeline of your own that runs at once: make new-pipeline NAME=flight_times
+	@$(PYTHON) templates/new_pipeline.py "$(NAME)"
+	@# What the template imports is in the lock, so that usually no index has to be asked.
+	@$(UV) lock --quiet --offline --python $(PYTHON) 2> /dev/null || $(UV) lock --quiet --python $(PYTHON)
+	@$(MAKE) --no-print-directory environment
+	@$(VENV)/ruff check --quiet --select I --fix flows/$(NAME) tests/unit/$(NAME)
+	@$(VENV)/ruff format --quiet flows/$(NAME) tests/unit/$(NAME)
 
 .PHONY: client
 client: python | $(filter $(STATE)/uv/bin/uv,$(UV)) ## install the command pipelines for your user
@@ -106,7 +122,7 @@ test-integration: environment ## the whole platform on a kind cluster (ARGS=--ke
 .PHONY: test-cluster
 test-cluster: environment ## on the same cluster: what holds or stops runs, who may call, faults, credentials, upgrades, the profiles, no egress
 	@$(PYTEST) $(addprefix tests/integration/,test_reasons.py test_recovery.py test_doors.py test_faults.py test_trial.py \
-	  test_rotation.py test_upgrade.py test_side_by_side.py test_ha.py test_air_gap.py) $(ARGS)
+	  test_model.py test_rotation.py test_upgrade.py test_side_by_side.py test_ha.py test_restore.py test_air_gap.py) $(ARGS)
 
 # make test-faults: which faults (all), which sides, how many runs each, which seed
 FAULTS ?=
@@ -127,8 +143,7 @@ test-faults: environment ## play faults on that cluster: make test-faults FAULTS
 faults-report: environment ## write docs/faults, and its summary in the README, from the raw samples
 	@$(VENV)/python -m tests.faults report
 
-# make bench: which benchmarks (all), which seed, and on which kind cluster those that need one
-NAME ?=
+# make bench: with which seed, and on which kind cluster those that need one
 BENCH_CLUSTER ?= bench
 
 .PHONY: bench
@@ -147,6 +162,11 @@ lint: environment ## ruff, mypy --strict, import contracts, helm lint --strict
 	@$(VENV)/lint-imports --no-logo
 	@if command -v helm > /dev/null; then helm lint --strict --quiet charts/pipelines --values k8s/kind/values.yaml; \
 	  else echo "helm lint skipped: helm is not installed"; fi
+
+.PHONY: docs
+docs: environment ## the documentation as a site under .local/site; a link that leads nowhere fails
+	@NO_MKDOCS_2_WARNING=1 $(VENV)/mkdocs build --strict --site-dir $(STATE)/site
+	@echo "$(STATE)/site/index.html; to read it while it is written: $(VENV)/mkdocs serve"
 
 .PHONY: chart-reference
 chart-reference: environment ## the reference of the chart's values, made from the comments in values.yaml
@@ -169,7 +189,7 @@ format: environment ## rewrite the Python code as the linter wants it
 # -- images and cluster
 
 .PHONY: images
-images: ## build the four images and print their sizes
+images: ## build every image and print their sizes
 	@images/build
 
 .PHONY: push

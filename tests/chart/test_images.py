@@ -13,7 +13,7 @@ from .conftest import CHART, ROOT, SCENARIOS, Manifest, containers, pods, regist
 
 PARTS = yaml.safe_load((ROOT / "images" / "parts.yaml").read_text())
 VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
-OURS = ("prefect", "etl", "orchestrator", "source")
+OURS = ("prefect", "etl", "delay_model", "orchestrator", "source")
 # What the chart takes as others made it.
 THEIRS = ["postgres:17", "valkey/valkey:8"]
 
@@ -241,7 +241,7 @@ def test_the_base_image_may_be_pinned_by_digest(tmp_path: Path) -> None:
         assert (folder / "base").read_text() == f"python:3.13-slim-trixie@{digest}\n"
 
 
-@pytest.mark.parametrize("part", OURS)
+@pytest.mark.parametrize("part", [*OURS, "flow"])
 def test_every_stage_is_built_from_the_pinned_base(part: str) -> None:
     """Each stage comes from BASE or an earlier stage; a build gives images/base as BASE, and its tag is the default."""
     text = (ROOT / "images" / part / "Dockerfile").read_text()

@@ -97,11 +97,17 @@ def test_a_run_started_by_the_api_loads_the_day(release: Release, platform: Plat
     assert [step["step"] for step in steps] == ["start", "claim", "extract", "transform", "load"]
     assert {(step["run_id"], step["correlation_id"]) for step in steps} == {(run_id, "integration-1")}
 
-    [artifact] = platform.prefect.post(
+    artifacts = platform.prefect.post(
         "/artifacts/filter", json={"artifacts": {"flow_run_id": {"any_": [status["flow_run_id"]]}}}
     ).json()
-    assert artifact["type"] == "markdown"
-    assert f"{len(recorded)} flights loaded" in artifact["data"]
+    assert {one["key"]: one["type"] for one in artifacts} == {
+        "daily-job": "markdown",
+        "etl-delays": "table",
+        "etl-delay-by-hour": "image",
+        "etl-quality": "table",
+    }
+    [report] = [one["data"] for one in artifacts if one["key"] == "daily-job"]
+    assert f"{len(recorded)} flights loaded" in report
 
 
 def test_a_rerun_leaves_the_same_tables(release: Release, platform: Platform) -> None:

@@ -122,9 +122,13 @@ class Platform:
 
     def artifact(self, flow_run_id: str) -> str:
         """The run's newest report: each attempt may have made one."""
-        wanted = {"flow_run_id": {"any_": [flow_run_id]}, "key": {"any_": ["daily-job"]}}
-        artifacts = self.prefect.post("/artifacts/filter", json={"artifacts": wanted}).raise_for_status().json()
-        return str(max(artifacts, key=lambda artifact: str(artifact["created"]))["data"])
+        return str(self.artifacts(flow_run_id)["daily-job"]["data"])
+
+    def artifacts(self, flow_run_id: str) -> dict[str, dict[str, Any]]:
+        """The run's artifacts by key, of each the newest."""
+        wanted = {"flow_run_id": {"any_": [flow_run_id]}}
+        found = self.prefect.post("/artifacts/filter", json={"artifacts": wanted}).raise_for_status().json()
+        return {one["key"]: one for one in sorted(found, key=lambda one: str(one["created"]))}
 
     def reschedule(self, flow_run_id: str) -> None:
         """Have the run executed again, as the orchestrator does."""

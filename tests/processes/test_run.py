@@ -192,6 +192,9 @@ def test_while_the_source_is_given_up_a_loaded_day_is_kept(platform: Platform) -
     assert "the source moves" in state["message"]
     assert "degraded" in [line["step"] for line in platform.log_lines(loaded)]
     assert "the source moves" in platform.artifact(loaded)
+    for artifact in platform.artifacts(loaded).values():
+        assert "degraded" in artifact["description"].lower()
+        assert "degraded" in artifact["data"] or artifact["type"] == "image" or artifact["key"] == "etl-delays"
     kept = platform.query("SELECT flow_run_id::text, rows, note LIKE '%the source moves%' FROM loads WHERE id > 1")
     assert kept == [(loaded, 890, True)]
 

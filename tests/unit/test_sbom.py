@@ -14,7 +14,7 @@ from packaging.markers import Marker
 
 ROOT = Path(__file__).parents[2]
 # Who asks for what an image holds: a workspace member, or the workspace's dependency group of that name.
-PARTS = {"prefect": "group", "etl": "member", "orchestrator": "member", "source": "member"}
+PARTS = {"prefect": "group", "etl": "member", "delay_model": "member", "orchestrator": "member", "source": "member"}
 IMAGE = {
     "implementation_name": "cpython",
     "platform_python_implementation": "CPython",
@@ -47,7 +47,7 @@ def locked(part: str) -> dict[str, str]:
         return [need for need in needs if "marker" not in need or Marker(need["marker"]).evaluate(IMAGE)]
 
     groups = packages["pipelines"][0]["dev-dependencies"]
-    needs = groups[part] if PARTS[part] == "group" else [{"name": part}]
+    needs = groups[part] if PARTS[part] == "group" else [{"name": part.replace("_", "-")}]
     found: dict[str, str] = {}
     extras: set[tuple[str, str]] = set()
     waiting = wanted(needs)

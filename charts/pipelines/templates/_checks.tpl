@@ -99,6 +99,20 @@
 {{- $_ := set $seen $key true -}}
 {{- end -}}
 {{- end -}}
+{{- $flowImages := list "prefect" "etl" "delay_model" "orchestrator" "source" "postgresql" "valkey" -}}
+{{- range $pipeline := $v.pipelines -}}
+{{- with $pipeline.image -}}
+{{- if and (not (regexMatch "[/:@]" .)) (not (kindIs "map" (index $v.images .))) -}}
+{{- fail (printf "pipelines[].image: the pipeline %s names %s, and images has no such entry. Add images.%s={repository: …, tag: …}, or name the image in full, with its tag." $pipeline.name . .) -}}
+{{- end -}}
+{{- $flowImages = append $flowImages . -}}
+{{- end -}}
+{{- end -}}
+{{- range $name, $image := $v.images -}}
+{{- if and (kindIs "map" $image) (not (has $name $flowImages)) -}}
+{{- fail (printf "images.%s: no pipeline names it. Name it in pipelines[].image, or leave it out." $name) -}}
+{{- end -}}
+{{- end -}}
 {{- range $pipeline := $v.pipelines -}}
 {{- $slugs := list -}}
 {{- range $schedule := $pipeline.schedules -}}

@@ -57,6 +57,16 @@ helm.sh/chart: {{ printf "%s-%s" (index . 0).Chart.Name ((index . 0).Chart.Versi
 {{- end -}}
 {{- end -}}
 
+{{/* A pipeline's image: that of an entry of `images`, or the reference as it stands: include "pipelines.flowImage" (list $ IMAGE) */}}
+{{- define "pipelines.flowImage" -}}
+{{- $named := index (index . 0).Values.images (index . 1) -}}
+{{- if kindIs "map" $named -}}
+{{- include "pipelines.image" . -}}
+{{- else -}}
+{{- index . 1 -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "pipelines.databaseSecret" -}}
 {{- if .Values.postgresql.enabled -}}
 {{- .Values.postgresql.existingSecret | default (include "pipelines.name" (list . "postgresql")) -}}

@@ -256,4 +256,4 @@ async def test_an_older_claim_keeps_nothing(warehouse: str, tables: DayTables) -
 async def test_migrating_again_changes_nothing(warehouse: str) -> None:
     """Two more migrations at once find the schema there."""
     await asyncio.gather(migrate(warehouse), migrate(warehouse))
-    assert await fetch(warehouse, "SELECT version_num FROM alembic_version") == [("0004",)]
+    assert await fetch(warehouse, "SELECT version_num FROM alembic_version") == [("0007",)]

@@ -15,9 +15,11 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from etl.registration import DAILY_JOB, Registration
 from local_platform.database import without_password
 from local_platform.demo import Progress, run_once
 from local_platform.errors import PartFailed, PlatformError
+from local_platform.pipelines import DAILY, declared
 from local_platform.ports import free_port, require_free
 from local_platform.processes import Processes
 from local_platform.screen import Screen
@@ -164,3 +166,38 @@ async def test_the_demo_shows_the_steps_that_are_logged_after_the_end() -> None:
         shown = await Progress(client).new_steps("run", patient=True)
     assert [line.strip() for line in shown] == ["extract:", "load:"]
     assert pieces == [["never asked for"]]
+
+
+def checkout(folder: Path, **flows: str) -> Path:
+    """As much of a checkout as declares pipelines: a pipeline.yaml for each flow."""
+    for name, declaration in flows.items():
+        (folder / "flows" / name).mkdir(parents=True)
+        (folder / "flows" / name / "pipeline.yaml").write_text(declaration)
+    return folder
+
+
+MINE = "{name: mine, flow: mine, deployment: daily, entrypoint: mine.flow.mine, workQueue: mine, maxAttempts: 1}"
+
+
+def test_a_flow_that_declares_a_pipeline_is_registered_and_offered(tmp_path: Path) -> None:
+    """With what the registration takes, and what the orchestrator takes, of its entry."""
+    [mine] = declared(checkout(tmp_path, mine=MINE), taken={"etl"})
+    assert mine.offered == {"name": "mine", "deployment": "mine/daily", "max_attempts": 1}
+    told = Registration.model_validate({"deployments": [DAILY.deployment, mine.deployment]})
+    assert told.deployments[0] == DAILY_JOB
+    assert (told.work_pool.type, told.deployments[1].entrypoint) == ("process", "mine.flow.mine")
+
+
+@pytest.mark.parametrize(
+    ("declaration", "says"),
+    [
+        ("name: [", r"mine/pipeline.yaml cannot be read"),
+        ("- name: mine", r"mine/pipeline.yaml: it is no map"),
+        ("name: mine\nflow: mine", r"mine/pipeline.yaml: deployment, entrypoint, workQueue is missing"),
+        (MINE.replace("name: mine", "name: etl"), r"mine/pipeline.yaml: a pipeline etl is there already"),
+    ],
+)
+def test_a_declaration_that_cannot_be_used_is_named(tmp_path: Path, declaration: str, says: str) -> None:
+    """The file, and what is wrong with it."""
+    with pytest.raises(PlatformError, match=says):
+        declared(checkout(tmp_path, mine=declaration), taken={"etl"})

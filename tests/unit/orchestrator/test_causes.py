@@ -44,6 +44,8 @@ RAISED = [
     ("PL104", "TimeoutError"),
     ("PL104", "FlowRunTimeoutError: Flow run exceeded timeout of 5.0 second(s)"),
     ("PL105", "MemoryError"),
+    ("PL115", "delay_model.errors.TooFewDays: 3 days from 2026-01-01 on are loaded"),
+    ("PL116", "StaleDays: the newest loaded day before 2026-03-01 is 2026-01-31"),
     ("PL107", "KeyError: 'carrier'"),
 ]
 

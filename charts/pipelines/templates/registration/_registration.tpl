@@ -5,7 +5,7 @@
 {{- $deployment := dict "entrypoint" .entrypoint "name" .deployment "workQueue" .workQueue "description" .description "tags" (.tags | default list) "parameters" (.parameters | default dict) "concurrencyLimit" .concurrencyLimit "schedules" (.schedules | default list) -}}
 {{- $variables := dict -}}
 {{- with .image -}}
-{{- $_ := set $variables "image" . -}}
+{{- $_ := set $variables "image" (include "pipelines.flowImage" (list $ .)) -}}
 {{- $_ := set $deployment "describedIn" (printf "/described/%s.json" $pipeline.name) -}}
 {{- end -}}
 {{- range $kind, $amounts := .resources | default dict -}}
@@ -58,7 +58,7 @@ spec:
     {{- if $pipeline.image }}
     # A flow is described by the image that holds it: nobody else can import it.
     - name: describe-{{ $number }}
-      image: {{ $pipeline.image | quote }}
+      image: {{ include "pipelines.flowImage" (list $root $pipeline.image) | quote }}
       imagePullPolicy: {{ $root.Values.images.pullPolicy }}
       command: [python, -m, etl.description, {{ $pipeline.entrypoint | quote }}, {{ printf "/described/%s.json" $pipeline.name }}]
       env:

@@ -65,13 +65,14 @@ class Claim:
     flow_run_id: UUID
 
 
-def lost(claim: Claim, newer: tuple[int, str, str], *, logical_date: date) -> ClaimLost:
+def lost(claim: Claim, newer: tuple[int, str, str], *, logical_date: date | None) -> ClaimLost:
     """The error for a claim that SUPERSEDED_BY found outdated by the row `newer`."""
     fence, flow_run_id, holder = newer
     own = flow_run_id == str(claim.flow_run_id)
     by = "a later attempt of this run" if own else f"the later flow run {flow_run_id}"
+    what = logical_date or "the run"
     return ClaimLost(
-        f"{logical_date} was claimed by {by} (fence {fence}, {holder}) after this one (fence {claim.fence});"
+        f"{what} was claimed by {by} (fence {fence}, {holder}) after this one (fence {claim.fence});"
         " nothing of this one was written, look at the later one"
     )
 
@@ -118,8 +119,8 @@ async def is_held_by_another(warehouse_url: str, *, flow_run_id: UUID, attempt: 
     return bool(held)
 
 
-async def claim_date(warehouse_url: str, *, flow_run_id: UUID, run_id: UUID, logical_date: date) -> Claim:
-    """Extend the claim that etl.start handed over to the run's logical date.
+async def claim_date(warehouse_url: str, *, flow_run_id: UUID, run_id: UUID, logical_date: date | None) -> Claim:
+    """Extend the claim that etl.start handed over to the run's logical date; None: it loads none.
 
     A process that was started otherwise (a laptop's process worker) has none and takes one here. It has entered Running
     already, so it cannot stand back: it takes over, and whoever held the run before loses it.

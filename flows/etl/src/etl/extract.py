@@ -1,9 +1,11 @@
-"""The one place that speaks the source's HTTP: one day of one dataset as rows on disk, or a named error."""
+"""The one place that speaks the source's HTTP: a day of one dataset on disk, rows as JSON, or a named error."""
 
 import asyncio
+import json
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from email.utils import parsedate_to_datetime
+from typing import Any
 
 import httpx
 
@@ -72,8 +74,40 @@ async def fetch_day(client: httpx.AsyncClient, dataset: str, day: date) -> Day:
     return Day(rows=rows, record_date=record_date)
 
 
+async def fetch_rows(client: httpx.AsyncClient, path: str, parameters: dict[str, str]) -> list[dict[str, Any]]:
+    """Fetch rows that are answered as JSON: an array of objects, or an object a line (NDJSON).
+
+    Raises:
+        SourceUnavailable: no answer, a transient status, or a body that is not what it says.
+        SourceRefused: a status about the request itself (404, 422, …), or something else than rows.
+    """
+    request = f"GET {client.base_url.join(path)}?{httpx.QueryParams(parameters)}"
+    headers = {"Accept": "application/json, application/x-ndjson;q=0.9", **trace_headers()}
+    try:
+        response = await client.get(path, params=parameters, headers=headers)
+    except httpx.TransportError as exc:
+        raise SourceUnavailable(f"{request}: {type(exc).__name__}: {exc or 'no answer'}") from exc
+    await _require_ok(response, request)
+    lines = "ndjson" in response.headers.get("content-type", "")
+    try:
+        rows = [json.loads(line) for line in response.text.splitlines()] if lines else response.json()
+    except ValueError as exc:
+        raise SourceUnavailable(f"{request} answered a body that is not JSON: {exc}") from exc
+    if not (isinstance(rows, list) and all(isinstance(row, dict) for row in rows)):
+        raise SourceRefused(f"{request} answered JSON that is no list of objects")
+    return rows
+
+
 async def _require_arrow(response: httpx.Response, request: str) -> None:
     """Raises what fetch_day raises, of an answer whose status or media type says that no rows will come."""
+    await _require_ok(response, request)
+    media_type = response.headers.get("content-type", "").partition(";")[0].strip()
+    if media_type != ARROW_STREAM:
+        raise SourceRefused(f"{request} answered {media_type or 'no content type'}, not {ARROW_STREAM}")
+
+
+async def _require_ok(response: httpx.Response, request: str) -> None:
+    """Raises SourceUnavailable or SourceRefused of any other status than 200."""
     if response.status_code != httpx.codes.OK:
         await response.aread()
         told = f"{request} answered {response.status_code}: {_detail(response)}"
@@ -81,9 +115,6 @@ async def _require_arrow(response: httpx.Response, request: str) -> None:
             wished = response.headers.get("retry-after", "")
             raise SourceUnavailable(told, retry_after=_retry_after(wished, now=datetime.now(UTC)))
         raise SourceRefused(told)
-    media_type = response.headers.get("content-type", "").partition(";")[0].strip()
-    if media_type != ARROW_STREAM:
-        raise SourceRefused(f"{request} answered {media_type or 'no content type'}, not {ARROW_STREAM}")
 
 
 def _retry_after(value: str, *, now: datetime) -> float | None:

@@ -1,36 +1,37 @@
 """The flow `daily_job`: which steps a run takes, in which order, and what Prefect is asked to do for each."""
 
 import asyncio
-import random
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import closing
 from dataclasses import asdict
 from datetime import date, timedelta
+from functools import partial
 from typing import Any
 
 import httpx
 from prefect import flow, task
-from prefect.artifacts import acreate_markdown_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import State, TaskRun
-from prefect.exceptions import Abort, PrefectException
-from prefect.states import Completed, aget_state_exception
-from prefect.tasks import Task, exponential_backoff
+from prefect.client.schemas.objects import State
+from prefect.exceptions import PrefectException
+from prefect.states import Completed
+from prefect.tasks import exponential_backoff
 
 from etl import catchup, claim
 from etl.announce import announce
+from etl.artifacts import Artifact, Artifacts, publish
 from etl.breaker import Breaker
 from etl.circuit import Circuit, Rule, probe_due
-from etl.errors import BadData, CircuitOpen, ClaimLost, SourceUnavailable
+from etl.errors import BadData, CircuitOpen, SourceUnavailable
 from etl.extract import Day, fetch_day, open_client
+from etl.holding import claimed, outlast
 from etl.identity import RunIdentity, default_logical_date, this_run
 from etl.load import Loaded, LoadedBy, find_load, keep_day, keep_rejects, load_day
-from etl.outage import is_away
 from etl.report import degraded, loaded_already, markdown
 from etl.settings import EtlSettings
+from etl.showing import of_warehouse
 from etl.telemetry import export_spans
 from etl.transform import DayTables, require_mostly_good, transform
+from etl.transient import is_transient
 
 _EXTRACT_RETRIES = 3
 _EXTRACT_TIMEOUT_SECONDS = 120
@@ -40,20 +41,6 @@ _LOAD_TIMEOUT_SECONDS = 600
 # What Prefect needs around a task of a probe, before another run may probe instead.
 _PROBE_MARGIN_SECONDS = 30
 
-# The longest wait that the source may ask for between two tries.
-_MOST_RETRY_AFTER_SECONDS = 60.0
-
-
-async def _is_transient(_task: Task[Any, Any], _task_run: TaskRun, state: State[Any]) -> bool:
-    """Only a failure that may pass is tried again; a refusal or bad data fails the run at once.
-
-    Prefect's delay between tries is fixed beforehand; what a Retry-After asks for is waited here, before it.
-    """
-    error = await aget_state_exception(state)
-    if isinstance(error, SourceUnavailable) and error.retry_after:
-        await asyncio.sleep(min(error.retry_after, _MOST_RETRY_AFTER_SECONDS))
-    return isinstance(error, SourceUnavailable | TimeoutError)
-
 
 extract = task(
     name="extract",
@@ -61,7 +48,7 @@ extract = task(
     description="Fetch one dataset's rows of the day from the source.",
     retries=_EXTRACT_RETRIES,
     retry_jitter_factor=0.5,
-    retry_condition_fn=_is_transient,
+    retry_condition_fn=is_transient,
     timeout_seconds=_EXTRACT_TIMEOUT_SECONDS,
     cache_policy=NO_CACHE,
     persist_result=False,
@@ -137,7 +124,9 @@ async def daily_job(logical_date: date | None = None) -> State[Any]:
     run.log("start", logical_date=day.isoformat())
     ended = await _nothing_owed(run, day, settings) if run.catches_up else None
     if ended is None:
-        ended = await _outlast(run, day, settings)
+        ended = await outlast(
+            run, partial(_execute, run, day, settings), within_seconds=settings.warehouse_wait_seconds
+        )
     await _provide_catch_up(run, day, settings)
     return ended
 
@@ -151,27 +140,8 @@ async def _nothing_owed(run: RunIdentity, day: date, settings: EtlSettings) -> S
     return Completed(message=f"nothing to catch up: {day} was loaded by run {by} in the meantime")
 
 
-async def _outlast(run: RunIdentity, day: date, settings: EtlSettings) -> State[Any]:
-    """Execute the run, and begin again where the warehouse went away: nothing of a lost load is in it.
-
-    What was committed before the answer was lost is found, and not written again.
-    """
-    given_up_at: float | None = None
-    while True:
-        try:
-            return await _execute(run, day, settings)
-        except Exception as exc:
-            if not is_away(exc):
-                raise
-            given_up_at = given_up_at or time.monotonic() + settings.warehouse_wait_seconds
-            if time.monotonic() >= given_up_at:
-                raise
-            run.log("warehouse away", reason=f"{type(exc).__name__}: {exc}")
-        await asyncio.sleep(random.uniform(0.5, 2))  # noqa: S311 - not a secret: a fleet shall not return at once
-
-
 async def _execute(run: RunIdentity, day: date, settings: EtlSettings) -> State[Any]:
-    async with _claimed(run, day, settings.warehouse_url.get_secret_value()) as mine:
+    async with claimed(run, day, settings.warehouse_url.get_secret_value()) as mine:
         loading = await run.loading(mine)
         found = find_load(
             settings.warehouse_url.get_secret_value(),
@@ -180,7 +150,7 @@ async def _execute(run: RunIdentity, day: date, settings: EtlSettings) -> State[
             statement_timeout_seconds=_LOAD_TIMEOUT_SECONDS,
         )
         if found is not None:
-            return await _leave(run, day, found)
+            return await _leave(run, day, found, settings)
         try:
             loaded = await _load_from_source(run, day, loading, settings)
         except CircuitOpen as exc:
@@ -213,10 +183,20 @@ async def _load_from_source(run: RunIdentity, day: date, loading: LoadedBy, sett
         loaded = load(tables, loaded_by=loading, settings=settings)
     run.log("load", **asdict(loaded), seconds=_since(started))
 
-    await acreate_markdown_artifact(
-        markdown(tables, loaded), key="daily-job", description=f"Flights of {day}: counts and worst delays"
-    )
+    report = _report(markdown(tables, loaded), f"Flights of {day}: counts and worst delays")
+    await publish(run, report, further=_shown(day, settings, without_weather=tables.without_weather))
     return loaded
+
+
+def _report(text: str, description: str) -> Artifact:
+    return Artifact.markdown("daily-job", text, description=description)
+
+
+def _shown(
+    day: date, settings: EtlSettings, *, without_weather: int | None = None, degraded: str | None = None
+) -> Artifacts:
+    warehouse_url = settings.warehouse_url.get_secret_value()
+    return partial(of_warehouse, warehouse_url, day, without_weather=without_weather, degraded=degraded)
 
 
 def _breaker(run: RunIdentity, settings: EtlSettings) -> Breaker:
@@ -235,23 +215,19 @@ def _breaker(run: RunIdentity, settings: EtlSettings) -> Breaker:
     return breaker
 
 
-async def _leave(run: RunIdentity, day: date, found: Loaded) -> State[Any]:
+async def _leave(run: RunIdentity, day: date, found: Loaded, settings: EtlSettings) -> State[Any]:
     """The end of a run whose earlier attempt loaded the day and did not live to say so."""
     run.log("load", **asdict(found))
-    await acreate_markdown_artifact(
-        loaded_already(day, found), key="daily-job", description=f"Flights of {day}: loaded by an earlier attempt"
-    )
+    report = _report(loaded_already(day, found), f"Flights of {day}: loaded by an earlier attempt")
+    await publish(run, report, further=_shown(day, settings))
     return Completed(message=f"{day} was already loaded by an earlier attempt of this run: {found.rows} flights")
 
 
 async def _degrade(run: RunIdentity, day: date, loading: LoadedBy, settings: EtlSettings, *, reason: str) -> State[Any]:
     kept = keep(day, reason=reason, loaded_by=loading, settings=settings)
     run.log("degraded", **asdict(kept), reason=reason)
-    await acreate_markdown_artifact(
-        degraded(day, kept, reason),
-        key="daily-job",
-        description=f"Flights of {day}: degraded, an earlier load was kept",
-    )
+    report = _report(degraded(day, kept, reason), f"Flights of {day}: degraded, an earlier load was kept")
+    await publish(run, report, further=_shown(day, settings, degraded=reason))
     return Completed(name="Degraded", message=f"{day} keeps the {kept.rows} flights loaded before: {reason}")
 
 
@@ -283,42 +259,6 @@ async def _provide_catch_up(run: RunIdentity, day: date, settings: EtlSettings) 
             run.log("probe provided", flow_run_id=str(probing), due=due.isoformat())
     except (httpx.HTTPError, PrefectException, *claim.UNREACHABLE) as exc:
         run.log("no catch-up", reason=f"{type(exc).__name__}: {exc}")
-
-
-@asynccontextmanager
-async def _claimed(run: RunIdentity, day: date, warehouse_url: str) -> AsyncIterator[claim.Claim]:
-    """Hold the run's claim while the block runs.
-
-    If a later attempt of this very run took over, the run's state is that attempt's to decide: whatever happened here,
-    a load included, ends in Abort, on which Prefect ends the process and proposes no state.
-    """
-    try:
-        mine = await claim.claim_date(warehouse_url, flow_run_id=run.flow_run_id, run_id=run.run_id, logical_date=day)
-    except ClaimLost as exc:
-        raise _standing_aside(run) from exc
-    run.log("claim", fence=mine.fence)
-    with claim.kept_alive(warehouse_url, mine):
-        try:
-            yield mine
-        except Exception as exc:
-            if await _is_outdated(warehouse_url, mine):
-                raise _standing_aside(run) from exc
-            raise
-        if await _is_outdated(warehouse_url, mine):
-            raise _standing_aside(run)
-
-
-async def _is_outdated(warehouse_url: str, mine: claim.Claim) -> bool:
-    """Whether a later attempt took over; while the warehouse cannot tell, this attempt's outcome stands."""
-    try:
-        return await claim.is_outdated(warehouse_url, mine)
-    except claim.UNREACHABLE:
-        return False
-
-
-def _standing_aside(run: RunIdentity) -> Abort:
-    run.log("stand aside", reason="a later attempt of this run took over")
-    return Abort("a later attempt of this run took over")
 
 
 def _since(started: float) -> float:

@@ -38,8 +38,15 @@ class RunIdentity:
 
     def log(self, step: str, **facts: Any) -> None:
         """One line a step into the run's log, as JSON."""
+        get_run_logger().info("%s", self._line(step, facts))
+
+    def warn(self, step: str, **facts: Any) -> None:
+        """The same as a warning: what a person might do something about."""
+        get_run_logger().warning("%s", self._line(step, facts))
+
+    def _line(self, step: str, facts: dict[str, Any]) -> str:
         line = {"step": step, "run_id": str(self.run_id), "correlation_id": self.correlation_id, **facts}
-        get_run_logger().info("%s", _render(None, "info", line))
+        return str(_render(None, "info", line))
 
     async def loading(self, claim: Claim) -> LoadedBy:
         """The same identity as the warehouse records it with a load under `claim`."""

@@ -99,6 +99,7 @@ def load_day(warehouse_url: str, tables: DayTables, *, loaded_by: LoadedBy, stat
         _replace(cursor, "flights", ahead(_summed(tables.flights, content)), tables.logical_date)
         _replace(cursor, "daily_carrier_delay", [tables.daily_carrier_delay], tables.logical_date)
         _replace(cursor, "daily_origin_delay", [tables.daily_origin_delay], tables.logical_date)
+        _replace(cursor, "daily_hour_delay", [tables.daily_hour_delay], tables.logical_date)
         _replace_rejects(cursor, tables, loaded_by)
         loaded = Loaded(rows=content.rows, rejected=tables.rejects.height, checksum=content.hexdigest())
         _record(cursor, loaded, tables.logical_date, loaded_by, outcome=LOADED)

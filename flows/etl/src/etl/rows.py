@@ -42,6 +42,7 @@ WEATHER_COLUMNS: dict[str, pl.DataType] = {
 }
 
 FLIGHT_KEY = ("time_hour", "carrier", "flight")
+REPEATED = "a second row for the same flight"
 
 _REQUIRED = ("sched_dep_time", "carrier", "flight", "origin", "dest", "distance", "time_hour")
 
@@ -80,7 +81,7 @@ def _rules(record_date: date, repeats: pl.Expr) -> list[tuple[str, pl.Expr]]:
         ("a delay without a departure", pl.col("dep_time").is_null() & pl.col("dep_delay").is_not_null()),
         ("a departure without a delay", pl.col("dep_time").is_not_null() & pl.col("dep_delay").is_null()),
         ("delay is out of range", ~pl.col("dep_delay").is_between(-24 * 60, 7 * 24 * 60)),
-        ("a second row for the same flight", repeats),
+        (REPEATED, repeats),
     ]
 
 

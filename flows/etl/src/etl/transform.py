@@ -23,15 +23,18 @@ class DayTables:
     """Everything a load writes for one logical date, and what its report tells. Delays are in minutes, at departure.
 
     `reasons`: how many rejects there are for each reason, the commonest first.
+    `without_weather`: how many flights have no weather record of their origin and hour.
     """
 
     logical_date: date
     flights: Spool
     daily_carrier_delay: pl.DataFrame
     daily_origin_delay: pl.DataFrame
+    daily_hour_delay: pl.DataFrame
     rejects: Spool
     reasons: pl.DataFrame
     worst_delays: pl.DataFrame
+    without_weather: int
 
     @property
     def received(self) -> int:
@@ -96,9 +99,11 @@ def _judged(
         flights=good,
         daily_carrier_delay=summary.delays(by="carrier", logical_date=logical_date),
         daily_origin_delay=summary.delays(by="origin", logical_date=logical_date),
+        daily_hour_delay=summary.delays(by="hour", logical_date=logical_date),
         rejects=rejects,
         reasons=pl.concat(reasons).group_by("reason").agg(pl.col("count").sum()).sort("count", descending=True),
         worst_delays=summary.worst,
+        without_weather=summary.without_weather,
     )
 
 

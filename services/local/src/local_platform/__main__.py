@@ -16,6 +16,7 @@ from rich.console import Console
 from local_platform.database import without_password
 from local_platform.demo import run_once, show_result
 from local_platform.errors import PlatformError
+from local_platform.pipelines import DAILY, installed
 from local_platform.ports import free_port, require_free
 from local_platform.screen import Screen
 from local_platform.stack import Ports, run_stack
@@ -24,7 +25,7 @@ from local_platform.stack import Ports, run_stack
 async def demo(state: Path, postgres_url: str | None, screen: Screen) -> None:
     """Start everything, run the ETL once, show what came of it, stop everything."""
     ports = Ports(prefect=free_port(), orchestrator=free_port(), source=free_port())
-    async with run_stack(state=state, ports=ports, postgres_url=postgres_url, steps=screen) as stack:
+    async with run_stack(state=state, ports=ports, postgres_url=postgres_url, pipelines=[DAILY], steps=screen) as stack:
         started = time.monotonic()
         status = await run_once(stack, on_state=lambda text: screen.event(time.monotonic() - started, text))
         await show_result(stack, status, screen.console)
@@ -33,7 +34,14 @@ async def demo(state: Path, postgres_url: str | None, screen: Screen) -> None:
 
 async def dev(state: Path, ports: Ports, postgres_url: str | None, screen: Screen) -> None:
     """Start everything and keep it running until the process is told to stop."""
-    async with run_stack(state=state, ports=ports, postgres_url=postgres_url, steps=screen, echo=screen.line) as stack:
+    async with run_stack(
+        state=state,
+        ports=ports,
+        postgres_url=postgres_url,
+        pipelines=installed(),
+        steps=screen,
+        echo=screen.line,
+    ) as stack:
         screen.console.print(
             f"\nPrefect UI  {stack.prefect_url.replace('127.0.0.1', 'localhost')}"
             f"\nAPI         {stack.api_url.replace('127.0.0.1', 'localhost')}/api/pipelines"

@@ -4,7 +4,7 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +14,12 @@ import httpx
 
 from local_platform.database import database_url, open_server
 from local_platform.errors import PartFailed
+from local_platform.pipelines import Pipeline
 from local_platform.ports import HOST
 from local_platform.processes import Echo, Processes
 
 _READY_WITHIN_SECONDS = 120.0
 _WORK_POOL = "pipelines"
-_PIPELINES = [{"name": "etl", "deployment": "daily_job/daily-0900"}]
 
 _PYTHON = sys.executable
 _PREFECT = str(Path(sys.executable).with_name("prefect"))
@@ -55,9 +55,15 @@ class Steps(Protocol):
 
 @asynccontextmanager
 async def run_stack(
-    *, state: Path, ports: Ports, postgres_url: str | None, steps: Steps, echo: Echo | None = None
+    *,
+    state: Path,
+    ports: Ports,
+    postgres_url: str | None,
+    pipelines: Sequence[Pipeline],
+    steps: Steps,
+    echo: Echo | None = None,
 ) -> AsyncIterator[Stack]:
-    """Start every part and register the deployment; stop all of it when the block ends.
+    """Start every part and register the pipelines' deployments; stop all of it when the block ends.
 
     Raises:
         PartFailed: a part ended, or was not ready in time.
@@ -74,7 +80,7 @@ async def run_stack(
         orchestrator = {
             "ORCHESTRATOR_DATABASE_URL": databases["orchestrator"],
             "ORCHESTRATOR_PREFECT_API_URL": f"{prefect_url}/api",
-            "ORCHESTRATOR_PIPELINES": json.dumps(_PIPELINES),
+            "ORCHESTRATOR_PIPELINES": json.dumps([pipeline.offered for pipeline in pipelines]),
             "ORCHESTRATOR_HOST": HOST,
             "ORCHESTRATOR_PORT": str(ports.orchestrator),
             "ORCHESTRATOR_POLL_SECONDS": "1",
@@ -94,8 +100,10 @@ async def run_stack(
             await processes.run("etl-migrate", [_PYTHON, "-m", "etl.migrate"], etl)
         with steps.step("Prefect server"):
             await _ready(client, f"{prefect_url}/api/ready", "prefect-server", processes)
-        with steps.step("deployment daily_job/daily-0900"):
-            await processes.run("etl-deploy", [_PYTHON, "-m", "etl.deploy"], etl)
+        with steps.step(" ".join(["deployment", *(pipeline.offered["deployment"] for pipeline in pipelines)])):
+            config = state / "registration.json"
+            config.write_text(json.dumps({"deployments": [pipeline.deployment for pipeline in pipelines]}))
+            await processes.run("etl-deploy", [_PYTHON, "-m", "etl.deploy", "--config", str(config)], etl)
         with steps.step("source, worker, orchestrator"):
             await processes.start("worker", [_PREFECT, "worker", "start", "--pool", _WORK_POOL, "--name", "local"], etl)
             await processes.start("orchestrator", [_PYTHON, "-m", "orchestrator", "serve"], orchestrator)

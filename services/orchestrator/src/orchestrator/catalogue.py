@@ -296,6 +296,18 @@ _ENDS = (
         fix="{prefect} flow-run inspect {flow_run}",
     ),
     Kind(
+        id="PL115",
+        title="Too few days",
+        meaning="The run learns from days that others load, and fewer of them are loaded than it needs.",
+        fix=_LOGS + "  # it names the days: load what is missing by a backfill",
+    ),
+    Kind(
+        id="PL116",
+        title="Stale days",
+        meaning="The run learns from days that others load, and the newest of them is too old.",
+        fix=_LOGS + "  # it names the day: see why no later one was loaded",
+    ),
+    Kind(
         id="PL199",
         title="Failed",
         meaning="The run failed, and its message is all that is known.",

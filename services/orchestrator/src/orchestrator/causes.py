@@ -20,6 +20,8 @@ BY_ERROR = {
     "TaskRunTimeoutError": "PL104",
     "QueryCanceled": "PL104",
     "MemoryError": "PL105",
+    "TooFewDays": "PL115",
+    "StaleDays": "PL116",
 }
 RAISED = re.compile(r"exception: (?P<type>[A-Za-z_][\w.]*)(?::|$)")
 # What Prefect's own parts say of runs whose code could not say anything.

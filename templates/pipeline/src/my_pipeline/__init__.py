@@ -1,0 +1,1 @@
+"""The pipeline my_pipeline, built on etl.daily."""
