@@ -74,6 +74,7 @@ async def run_stack(
         orchestrator = {
             "ORCHESTRATOR_DATABASE_URL": databases["orchestrator"],
             "ORCHESTRATOR_PREFECT_API_URL": f"{prefect_url}/api",
+            "ORCHESTRATOR_PREFECT_UI_URL": prefect_url.replace(HOST, "localhost"),
             "ORCHESTRATOR_PIPELINES": json.dumps(_PIPELINES),
             "ORCHESTRATOR_HOST": HOST,
             "ORCHESTRATOR_PORT": str(ports.orchestrator),
