@@ -84,7 +84,7 @@ client: python | $(filter $(STATE)/uv/bin/uv,$(UV)) ## install the command pipel
 # -- tests
 
 .PHONY: test
-test: lint test-unit test-processes test-chart test-integration ## everything: lint, unit, process, chart and integration tests
+test: lint test-unit test-processes test-browser test-chart test-integration ## everything: lint, unit, process, browser, chart and integration tests
 
 .PHONY: test-unit
 test-unit: environment ## unit tests, on an embedded PostgreSQL
@@ -93,6 +93,14 @@ test-unit: environment ## unit tests, on an embedded PostgreSQL
 .PHONY: test-processes
 test-processes: environment ## flow runs and examples as processes of their own, on a real Prefect server
 	@$(PYTEST) -m processes tests/unit tests/processes
+
+.PHONY: test-browser
+test-browser: environment ## the page in Chromium, by mouse and by keys (skips without chromium; REQUIRE_BROWSER=1: fails)
+	@$(PYTEST) tests/browser
+
+.PHONY: screenshots
+screenshots: environment ## the pictures of the page under docs/images, light and dark
+	@SCREENSHOTS=1 REQUIRE_BROWSER=1 $(PYTEST) tests/browser -k screenshots
 
 .PHONY: test-api
 test-api: environment ## thousands of requests generated from the OpenAPI document, against the running API
@@ -116,7 +124,7 @@ checks-report: environment ## write docs/checks.md, prefect-helm's findings besi
 
 .PHONY: test-integration
 test-integration: environment ## the whole platform on a kind cluster (ARGS=--keep-cluster keeps it)
-	@$(PYTEST) $(addprefix tests/integration/,test_control.py test_locked_down.py test_admission.py test_loop.py test_tilt.py) $(ARGS)
+	@$(PYTEST) $(addprefix tests/integration/,test_control.py test_locked_down.py test_admission.py test_loop.py test_ui.py test_tilt.py) $(ARGS)
 
 # Apart from `make test`: they wait for minutes, and a machine that is busy otherwise makes them late.
 .PHONY: test-cluster

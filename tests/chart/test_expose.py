@@ -62,7 +62,7 @@ def test_routes_hang_on_the_gateway_of_the_values() -> None:
     assert all(route["parentRefs"] == GATEWAY["expose"]["gateways"] for route in routes.values())
 
 
-@pytest.mark.parametrize(
+AT_EACH_DOOR = pytest.mark.parametrize(
     ("values", "url", "base"),
     [
         (SOURCE, "http://localhost:4200/api", ""),
@@ -74,6 +74,22 @@ def test_routes_hang_on_the_gateway_of_the_values() -> None:
     ],
     ids=["port-forward", "a path", "a host", "plain", "the API alone", "a proxy of their own"],
 )
+
+
+@AT_EACH_DOOR
+def test_the_platforms_page_links_to_prefects(values: Manifest, url: str, base: str) -> None:
+    """Where that is exposed, or said; nowhere else: by a port-forward nobody knows whether it is open."""
+    [container] = pods(render(values))["Deployment/pipelines-orchestrator"]["spec"]["containers"]
+    told = {one["name"]: one.get("value") for one in container["env"]}
+    exposed = values.get("expose", {}).get("by", "none") != "none" and "localhost" not in url
+    assert told.get("ORCHESTRATOR_PREFECT_UI_URL") == (url.removesuffix("/api") if exposed else None)
+    assert base in url
+    said = merged(values, {"orchestrator": {"prefectUiUrl": "http://localhost:4200"}})
+    [container] = pods(render(said))["Deployment/pipelines-orchestrator"]["spec"]["containers"]
+    assert {"name": "ORCHESTRATOR_PREFECT_UI_URL", "value": "http://localhost:4200"} in container["env"]
+
+
+@AT_EACH_DOOR
 def test_the_page_finds_its_api(values: Manifest, url: str, base: str) -> None:
     """The browser's URL follows from what is exposed; server, probes and clients agree on the path."""
     objects = render(values)

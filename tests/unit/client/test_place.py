@@ -190,9 +190,9 @@ async def test_pages_are_opened_and_kept_open(
     process = await nowhere.begin("open", "--json", *HERE, **known)
     assert process.stdout is not None
     async with asyncio.timeout(60):
-        told = json.loads("".join([(await process.stdout.readline()).decode() for _ in range(4)]))
+        told = json.loads("".join([(await process.stdout.readline()).decode() for _ in range(5)]))
     hold("open", told)
-    pages = [told["api"], "http://prefect.test"]
+    pages = [told["page"], "http://prefect.test"]
 
     async def opened() -> bool:
         file = tmp_path / "opened"
@@ -201,6 +201,7 @@ async def test_pages_are_opened_and_kept_open(
     await eventually(opened, within=30, what="two pages are opened")
     async with httpx.AsyncClient() as client:
         assert (await client.get(told["api"])).json()["pipelines"][0]["name"] == "etl"
+        assert "Needs attention" in (await client.get(told["page"])).text
     process.send_signal(2)
     done = await finished(process)
     assert done.code == 130
@@ -210,7 +211,13 @@ async def test_pages_are_opened_and_kept_open(
 async def test_pages_of_a_named_api(pipelines: Pipelines) -> None:
     """Prefect's cannot be told from it."""
     done = await pipelines("open", "--no-browse", "--json")
-    assert (done.code, done.json) == (0, {"api": f"{pipelines.url}/api/pipelines", "prefect": None})
+    told = {"page": f"{pipelines.url}/", "api": f"{pipelines.url}/api/pipelines", "prefect": None}
+    assert (done.code, done.json) == (0, told)
     assert (await pipelines("open", "prefect", "--no-browse")).code == 2
     named = await pipelines("open", "--no-browse", PIPELINES_PREFECT_URL="http://prefect.test")
-    assert named.out == f"api      {pipelines.url}/api/pipelines\nprefect  http://prefect.test\n"
+    addresses = [
+        f"page     {pipelines.url}/",
+        f"api      {pipelines.url}/api/pipelines",
+        "prefect  http://prefect.test",
+    ]
+    assert named.out.splitlines() == addresses

@@ -309,6 +309,7 @@ async def test_openapi_is_exactly_the_routes(serve: Serve, database_url: str) ->
         ("/api/{pipeline}/backfill/{backfill_id}/cancel", "POST"),
         ("/api/{pipeline}/runs", "GET"),
         ("/api/{pipeline}/logs/{run_id}", "GET"),
+        ("/api/{pipeline}/artifacts/{run_id}", "GET"),
         ("/api/{pipeline}/events", "GET"),
         ("/api/{pipeline}/runs.csv", "GET"),
     }

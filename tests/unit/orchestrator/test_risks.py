@@ -8,6 +8,7 @@ from uuid import uuid4
 import httpx
 import pytest
 from orchestrator.app import create_app
+from orchestrator.doors import browsing
 
 from .conftest import Serve, answering, settings
 from .test_api import problem
@@ -142,13 +143,31 @@ async def test_8_configuration(database_url: str, keys_file: Path) -> None:
 
 
 async def test_9_inventory(serve: Serve, database_url: str) -> None:
-    """What is served is what is described, and nothing beside it."""
+    """What is served is what is described, the pages that are listed here, and nothing beside it."""
     app = create_app(settings(database_url), transport=PrefectWire())
     served = {(route.path, method) for route in _flat(app.routes) for method in route.methods or ()}
     async with serve(PrefectWire()) as client:
         paths = (await client.get("/openapi.json")).json()["paths"]
     described = {(path, method.upper()) for path, item in paths.items() for method in item}
-    assert {one for one in served if one[1] != "HEAD"} == described | {("/openapi.json", "GET")}
+    pages = {one for one in served if browsing.is_page(one[0])}
+    assert {one for one in served - pages if one[1] != "HEAD"} == described | {("/openapi.json", "GET")}
+    of_one = "/pipelines/{pipeline}"
+    assert pages == {
+        ("/", "GET"),
+        ("/live", "GET"),
+        ("/sign-in", "GET"),
+        ("/sign-in", "POST"),
+        ("/sign-out", "POST"),
+        ("/static/{name}", "GET"),
+        (of_one, "GET"),
+        (f"{of_one}/{{day}}", "GET"),
+        (f"{of_one}/runs/{{run_id}}", "GET"),
+        (f"{of_one}/backfill/{{backfill_id}}", "GET"),
+        (f"{of_one}/start", "POST"),
+        (f"{of_one}/cancel/{{run_id}}", "POST"),
+        (f"{of_one}/backfill", "POST"),
+        (f"{of_one}/backfill/{{backfill_id}}/{{what}}", "POST"),
+    }
 
 
 def _flat(routes: Any) -> list[Any]:

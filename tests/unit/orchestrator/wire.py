@@ -61,6 +61,7 @@ class PrefectWire(httpx.MockTransport):
         self.heartbeats: list[tuple[str, datetime]] = []
         self.logs: list[dict[str, Any]] = []
         self.task_runs: list[dict[str, Any]] = []
+        self.artifacts: list[dict[str, Any]] = []
 
     @property
     def keys(self) -> list[str]:
@@ -195,6 +196,18 @@ class PrefectWire(httpx.MockTransport):
             line | {"timestamp": at.isoformat(), "name": "prefect.flow_runs", "task_run_id": task and str(task)}
         )
 
+    def leave(self, run_id: str, kind: str, data: Any, *, key: str | None = None, description: str = "") -> None:
+        """An artifact of a flow run."""
+        now = datetime.now(UTC).isoformat()
+        made = {"id": str(uuid4()), "flow_run_id": run_id, "task_run_id": None, "type": kind, "key": key, "data": data}
+        self.artifacts.append(made | {"description": description, "created": now, "updated": now, "metadata_": None})
+
+    def _artifacts(self, body: dict[str, Any]) -> list[dict[str, Any]]:
+        assert body["limit"] <= 200, "Prefect answers 422 to more"
+        assert body["sort"] == "CREATED_DESC"
+        wanted = body["artifacts"]["flow_run_id"]["any_"]
+        return [one for one in reversed(self.artifacts) if one["flow_run_id"] in wanted][: body["limit"]]
+
     def _task_runs(self, body: dict[str, Any]) -> list[dict[str, Any]]:
         flow_runs, wanted = body["flow_runs"]["id"]["any_"], body["task_runs"]
         return [
@@ -218,6 +231,7 @@ class PrefectWire(httpx.MockTransport):
             "/v2/concurrency_limits/filter": lambda _: self.limits,
             "/events/filter": lambda asked: {"events": self._heartbeats(asked["filter"])[:50]},
             "/logs/filter": self._logs,
+            "/artifacts/filter": self._artifacts,
         }
         return httpx.Response(200, json=lists[path](body)) if path in lists else None
 

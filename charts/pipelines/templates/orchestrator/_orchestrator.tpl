@@ -23,6 +23,10 @@ volumeMounts:
 {{ include "pipelines.secretEnv" (list "ORCHESTRATOR_PREFECT_AUTH_STRING" (include "pipelines.authSecret" .) .Values.prefectServer.auth.key) }}
 - name: ORCHESTRATOR_PREFECT_API_URL
   value: {{ include "pipelines.prefectApiUrl" . }}
+{{- with include "pipelines.prefectUiUrl" . }}
+- name: ORCHESTRATOR_PREFECT_UI_URL
+  value: {{ . | quote }}
+{{- end }}
 - name: ORCHESTRATOR_PIPELINES
   value: {{ include "pipelines.offered" . | quote }}
 - name: ORCHESTRATOR_POLL_SECONDS

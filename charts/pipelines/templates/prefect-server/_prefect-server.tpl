@@ -103,6 +103,16 @@ volumeMounts:
 {{- .Values.broker.existingSecret | default (include "pipelines.name" (list . "valkey")) -}}
 {{- end -}}
 
+{{/* Where a browser finds Prefect's page, empty where that is not known. */}}
+{{- define "pipelines.prefectUiUrl" -}}
+{{- $prefect := .Values.expose.prefect -}}
+{{- if .Values.orchestrator.prefectUiUrl -}}
+{{- .Values.orchestrator.prefectUiUrl -}}
+{{- else if and (ne .Values.expose.by "none") (or $prefect.host $prefect.path) -}}
+{{- include "pipelines.prefectUiApiUrl" . | trimSuffix "/api" -}}
+{{- end -}}
+{{- end -}}
+
 {{/* Where a browser finds Prefect's API. */}}
 {{- define "pipelines.prefectUiApiUrl" -}}
 {{- $prefect := .Values.expose.prefect -}}

@@ -245,12 +245,12 @@ def calendar(
 @app.command("open")
 def open_(
     ctx: typer.Context,
-    which: Annotated[Literal["api", "prefect"] | None, typer.Argument(help="One of the two.")] = None,
+    which: Annotated[Literal["page", "api", "prefect"] | None, typer.Argument(help="One of them.")] = None,
     *,
     browse: Annotated[bool, typer.Option("--browse/--no-browse", help="Open the browser, or only say where.")] = True,
     as_json: AsJson = False,
 ) -> None:
-    """The API and Prefect's page in the browser."""
+    """The platform's page and Prefect's in the browser: what failed, why, and how to mend it."""
     from pipelines_client.commands import opening
 
     opening.show(_wanted(ctx), _screen(ctx, as_json), which=which, browse=browse)

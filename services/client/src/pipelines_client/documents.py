@@ -91,6 +91,7 @@ class Calendar(Document):
 class Addresses(Document):
     """Where the pages are."""
 
+    page: str
     api: str
     prefect: str | None
 

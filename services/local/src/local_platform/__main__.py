@@ -44,6 +44,7 @@ async def dev(state: Path, ports: Ports, postgres_url: str | None, screen: Scree
     ) as stack:
         screen.console.print(
             f"\nPrefect UI  {stack.prefect_url.replace('127.0.0.1', 'localhost')}"
+            f"\nPipelines   {stack.api_url.replace('127.0.0.1', 'localhost')}/"
             f"\nAPI         {stack.api_url.replace('127.0.0.1', 'localhost')}/api/pipelines"
             f"\nsource      {stack.source_url}/docs"
             f"\nwarehouse   {without_password(stack.warehouse_url)}"

@@ -81,6 +81,7 @@ async def run_stack(
             "ORCHESTRATOR_DATABASE_URL": databases["orchestrator"],
             "ORCHESTRATOR_PREFECT_API_URL": f"{prefect_url}/api",
             "ORCHESTRATOR_PIPELINES": json.dumps([pipeline.offered for pipeline in pipelines]),
+            "ORCHESTRATOR_PREFECT_UI_URL": prefect_url.replace(HOST, "localhost"),
             "ORCHESTRATOR_HOST": HOST,
             "ORCHESTRATOR_PORT": str(ports.orchestrator),
             "ORCHESTRATOR_POLL_SECONDS": "1",

@@ -14,7 +14,7 @@ from kubernetes.aio.client import Configuration
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator import kubernetes_api, migrations, prefect_api
-from orchestrator.api import backfilling, document, events, logs, problems, runs, service
+from orchestrator.api import artifacts, backfilling, document, events, logs, problems, runs, service
 from orchestrator.api.entrance import Entrance
 from orchestrator.api.metrics import Metrics
 from orchestrator.api.parts import Parts
@@ -35,6 +35,7 @@ from orchestrator.ledger.events import Seen
 from orchestrator.ledger.feed import Feed
 from orchestrator.ledger.leadership import Leadership
 from orchestrator.ledger.reading import Reader
+from orchestrator.page import assembly
 from orchestrator.prefect_api import PrefectApi
 from orchestrator.prefect_api.announcements import Announcements
 from orchestrator.reasons import Commands
@@ -202,11 +203,12 @@ def create_app(
         # the address in a redirect would be the one that the caller's Host header claims
         redirect_slashes=False,
     )
-    for router in (runs.router, events.router, logs.router, backfilling.router, service.router):
+    for router in (runs.router, events.router, logs.router, artifacts.router, backfilling.router, service.router):
         # not include_router: it would ask each router at each request whether it has new routes, an eighth of an accept
         app.router.routes.extend(router.routes)
-    problems.install(app)
-    app.add_middleware(Requests)
+    shown = assembly.add(app, settings)
+    problems.install(app, shown=shown)
+    app.add_middleware(Requests, shown=shown)
     document.complete(app, auth=settings.auth, metrics_open=settings.metrics_open)
     return app
 

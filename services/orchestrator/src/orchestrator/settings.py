@@ -16,6 +16,7 @@ HINTS = {
     "database_url": "the PostgreSQL URL of the orchestrator's own database, postgresql://user:password@host:5432/name",
     "prefect_api_url": "the Prefect server's API URL, such as http://prefect-server:4200/api",
     "prefect_auth_string": "the server's basic auth string, user:password (leave it out where the server has none)",
+    "prefect_ui_url": "where a browser finds Prefect's page, such as http://localhost:4200 (unset: no link is shown)",
     "pipelines": 'a JSON list such as [{"name": "etl", "deployment": "daily_job/daily-0900"}]',
     "host": "the address to listen on, such as 0.0.0.0",
     "port": "the port to listen on, 1 to 65535",
@@ -106,6 +107,7 @@ class Settings(DatabaseSettings):
 
     prefect_api_url: str
     prefect_auth_string: SecretStr | None = None
+    prefect_ui_url: str | None = None
     pipelines: Annotated[tuple[Pipeline, ...], NoDecode, Field(min_length=1)]
     host: str = "0.0.0.0"  # noqa: S104 -- in a pod, the network policy and the Service decide who gets here
     port: Annotated[int, Field(ge=1, le=65535)] = 8080
@@ -142,6 +144,16 @@ class Settings(DatabaseSettings):
             raise ValueError("it is not an http:// or https:// URL")
         if url.username or url.password:
             raise ValueError(f"it carries credentials; put them into {PREFIX}PREFECT_AUTH_STRING")
+        return value.rstrip("/")
+
+    @field_validator("prefect_ui_url")
+    @classmethod
+    def _is_for_browsers(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        url = urlsplit(value)
+        if url.scheme not in {"http", "https"} or not url.hostname or url.username or url.password:
+            raise ValueError("it is not an http:// or https:// URL without credentials")
         return value.rstrip("/")
 
     @field_validator("prefect_auth_string")

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-from orchestrator.doors import SAFE_METHODS, Anonymous, Asked, Caller, Door, unknown_pipeline
+from orchestrator.doors import SAFE_METHODS, Anonymous, Asked, Caller, Door, browsing, unknown_pipeline
 from orchestrator.doors.rates import Rates, address
 from orchestrator.errors import Forbidden, HeadTooLarge, InvalidRequest, Unauthenticated
 
@@ -40,14 +40,36 @@ class Entrance:
         if scope["path"] in self._always_open:
             return Anonymous()
         _refuse_foreign_pages(scope["method"], headers)
+        if browsing.is_open(scope["path"]):
+            return Anonymous()
+        session = browsing.session(headers) if browsing.is_page(scope["path"]) else None
+        return await self._admitted(scope, headers, session)
+
+    async def sign_in(self, scope: Scope, credential: str) -> tuple[Caller, str]:
+        """Whose credential a browser's form sends, and what its cookie holds from now on. Raises as `admit` does."""
+        headers = Headers({"authorization": f"Bearer {credential.strip()}"})
+        caller = await self._admitted(scope, headers, None)
+        return caller, self._door.session(headers)
+
+    async def _admitted(self, scope: Scope, headers: Headers, session: str | None) -> Caller:
         doubt = self._rates.doubt(address(scope.get("client")))
         try:
-            caller = await self._door.admit(headers, doubt=doubt.pay)
+            if session is not None:
+                caller = await self._door.resume(session, doubt=doubt.pay)
+            else:
+                caller = await self._door.admit(headers, doubt=doubt.pay)
         except Unauthenticated:
             doubt.pay()
             raise
         doubt.refund()
         return caller
+
+    async def may(self, caller: Caller, method: str, path: str) -> bool:
+        """Whether the caller may do that of the API, for a page that offers it. Raises DoorUnavailable."""
+        try:
+            return await caller.may(Asked.of(method, path))
+        except Forbidden:
+            return False
 
     async def permit(self, caller: Caller, scope: Scope) -> None:
         """Return where the caller may do what is asked for, now.
@@ -56,8 +78,10 @@ class Entrance:
         """
         if scope["path"] in self._always_open:
             return
-        asked = Asked.of(scope["method"], scope["path"])
+        asked = Asked.of(scope["method"], browsing.in_the_api(scope["method"], scope["path"]))
         self._rates.count(counted(caller, scope), write=asked.method not in SAFE_METHODS)
+        if browsing.is_open(scope["path"]):
+            return
         if not await caller.may(asked):
             raise await unknown_pipeline(asked.pipeline or "", caller=caller, pipelines=self._pipelines)
 

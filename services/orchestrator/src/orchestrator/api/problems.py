@@ -1,14 +1,16 @@
 """How an error becomes an answer: RFC 9457 problem documents, one status for each class of error."""
 
 import math
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
 from orchestrator import errors
 
@@ -67,6 +69,9 @@ TITLE: dict[type[errors.OrchestratorError], str] = {
     errors.LedgerUnavailable: "The database cannot be reached",
     errors.SchemaMismatch: "The database's schema does not fit",
 }
+
+
+Shown = Callable[[Scope, JSONResponse], Response]
 
 
 class Fault(BaseModel):
@@ -176,21 +181,25 @@ def internal(*, path: str, correlation_id: str) -> JSONResponse:
     )
 
 
-def install(app: FastAPI) -> None:
-    """Let every error of `app`, the framework's own included, be answered with a problem document."""
+def install(app: FastAPI, *, shown: Shown) -> None:
+    """Let every error of `app`, the framework's own included, be answered with a problem document.
 
-    async def ours(request: Request, error: Exception) -> JSONResponse:
+    `shown` makes a page of it where a page was asked for.
+    """
+
+    async def ours(request: Request, error: Exception) -> Response:
         assert isinstance(error, errors.OrchestratorError)  # noqa: S101 -- registered for this class only
-        return of(error, path=request.url.path, correlation_id=request.state.correlation_id)
+        document = of(error, path=request.url.path, correlation_id=request.state.correlation_id)
+        return shown(request.scope, document)
 
-    async def invalid(request: Request, error: Exception) -> JSONResponse:
+    async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)  # noqa: S101 -- registered for this class only
         faults = [Fault(where=".".join(map(str, one["loc"])), what=one["msg"]) for one in error.errors()]
         detail = "; ".join(f"{one.where}: {one.what}" for one in faults[:3])
         media = request.headers.get("content-type", "")
         if any(one.where.startswith("body") for one in faults) and "json" not in media:
             detail += "; send the body as JSON with Content-Type: application/json"
-        return answer(
+        document = answer(
             HTTPStatus.UNPROCESSABLE_ENTITY,
             kind="invalid-request",
             title=TITLE[errors.InvalidRequest],
@@ -199,8 +208,9 @@ def install(app: FastAPI) -> None:
             correlation_id=request.state.correlation_id,
             faults=faults,
         )
+        return shown(request.scope, document)
 
-    async def http(request: Request, error: Exception) -> JSONResponse:
+    async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101 -- registered for this class only
         phrase = HTTPStatus(error.status_code).phrase
         path = request.url.path
@@ -218,7 +228,7 @@ def install(app: FastAPI) -> None:
             correlation_id=request.state.correlation_id,
         )
         response.headers.update(error.headers or {})
-        return response
+        return shown(request.scope, response)
 
     app.add_exception_handler(errors.OrchestratorError, ours)
     app.add_exception_handler(RequestValidationError, invalid)

@@ -24,8 +24,10 @@ log = structlog.get_logger(__name__)
 class Requests:
     """The outermost layer of the application."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, shown: problems.Shown) -> None:
+        """`shown` makes a page of a problem document where a page was asked for."""
         self._app = app
+        self._shown = shown
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -69,11 +71,11 @@ class Requests:
         except OrchestratorError as exc:
             # the rest of a body may still be on its way, and will not be read
             answer.closing = bodies.announced(headers)
-            await problems.of(exc, **asked)(scope, receive, answer.send)
+            await self._shown(scope, problems.of(exc, **asked))(scope, receive, answer.send)
         except Exception:
             log.exception("request failed", **asked)
             if answer.status is None:
-                await problems.internal(**asked)(scope, receive, answer.send)
+                await self._shown(scope, problems.internal(**asked))(scope, receive, answer.send)
         finally:
             write = log.debug if scope["path"] in QUIET else log.info
             write(

@@ -110,7 +110,7 @@ async def cancel(run_id: UUID, pipeline: OfPipeline, parts: WithParts) -> Cancel
     """Cancel a run in whatever state it is: committed when this answers, also while Prefect is away."""
     asked = await cancellation.ask(parts.db, pipeline.name, run_id)
     if asked is None:
-        raise _unknown(pipeline, run_id)
+        raise unknown(pipeline, run_id)
     if asked.late:
         raise RunOver(f"run {run_id} is {asked.state} already: there is nothing left to cancel")
     if asked.ended is not None:
@@ -126,7 +126,8 @@ async def cancel(run_id: UUID, pipeline: OfPipeline, parts: WithParts) -> Cancel
     return Cancelling(run_id=run_id, state=asked.state)
 
 
-def _unknown(pipeline: Pipeline, run_id: UUID) -> UnknownRun:
+def unknown(pipeline: Pipeline, run_id: UUID) -> UnknownRun:
+    """The answer to a run that the pipeline does not have."""
     return UnknownRun(f"pipeline {pipeline.name} has no run {run_id}; /api/{pipeline.name}/runs lists those it has")
 
 
@@ -135,7 +136,7 @@ async def status(run_id: UUID, pipeline: OfPipeline, parts: WithParts) -> Respon
     """All that is known of one run."""
     row = await parts.reader.run(pipeline.name, run_id)
     if row is None:
-        raise _unknown(pipeline, run_id)
+        raise unknown(pipeline, run_id)
     return written(RunStatus.of(row, pipeline))
 
 

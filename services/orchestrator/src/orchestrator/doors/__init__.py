@@ -83,6 +83,12 @@ class Door(Protocol):
         proved worthless. Raises Unauthenticated, and DoorUnavailable where the credential cannot be checked now.
         """
 
+    def session(self, headers: Headers) -> str:
+        """What a browser's cookie holds from now on, whose credential in these headers was good."""
+
+    async def resume(self, session: str, *, doubt: Callable[[], None]) -> Caller:
+        """The caller whose browser sends that. Raises as `admit` does."""
+
 
 @dataclass(frozen=True)
 class Anonymous:
@@ -105,6 +111,14 @@ class Open:
 
     async def admit(self, headers: Headers, *, doubt: Callable[[], None]) -> Caller:
         """Whoever it is; a credential is not even looked at."""
+        return Anonymous()
+
+    def session(self, headers: Headers) -> str:
+        """Nothing: nobody has to sign in."""
+        return ""
+
+    async def resume(self, session: str, *, doubt: Callable[[], None]) -> Caller:
+        """Whoever it is."""
         return Anonymous()
 
 

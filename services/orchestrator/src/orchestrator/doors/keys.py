@@ -10,6 +10,8 @@ one caller: that is how a key is changed without a moment in which none is good.
 import asyncio
 import hashlib
 import hmac
+import re
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,7 @@ import structlog
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from starlette.datastructures import Headers
 
-from orchestrator.doors import Action, Asked, Caller
+from orchestrator.doors import Action, Asked, Caller, browsing
 from orchestrator.doors.credentials import TOKEN, bearer, digest, worthless
 from orchestrator.errors import Forbidden
 
@@ -29,6 +31,7 @@ LARGEST_FILE = 1024 * 1024
 LOOK_SECONDS = 2.0
 OTHERS = "*"
 SHOWN = frozenset({"keys", "name", "key", "may"})
+SESSION = re.compile(r"([0-9a-f]{8,9})\.([0-9a-f]{64})")
 HOW = "send a key of this service as `Authorization: Bearer KEY` or `X-API-Key: KEY`"
 
 log = structlog.get_logger(__name__)
@@ -130,6 +133,24 @@ class ApiKeys:
             raise worthless(HOW)
         return found
 
+    def session(self, headers: Headers) -> str:
+        """An expiry and a proof of the key, of which the key cannot be told: it ends with the key, or by its time."""
+        until = f"{browsing.expiry():x}"
+        return f"{until}.{_proof(digest(bearer(headers, how=HOW, key_header=True)), until)}"
+
+    async def resume(self, session: str, *, doubt: Callable[[], None]) -> Caller:
+        """The holder of the key that the proof was made with. Every key is tried, in constant time."""
+        match = SESSION.fullmatch(session)
+        until = match.group(1) if match else ""
+        found = None
+        for one, holder in self._holders:
+            if match and hmac.compare_digest(_proof(one, until), match.group(2)):
+                found = holder
+        left = int(until, 16) - time.time() if until else 0
+        if found is None or not 0 < left <= browsing.SESSION_SECONDS:
+            raise worthless("sign in again")
+        return found
+
     async def work(self) -> None:
         """Look at the file now and then; returns only by cancellation. A Secret's volume is replaced as a whole."""
         while True:
@@ -152,6 +173,10 @@ class ApiKeys:
         else:
             self._complaint = ""
             log.warning("API keys taken over", callers=sorted({holder.name for _, holder in self._holders}))
+
+
+def _proof(key_digest: bytes, until: str) -> str:
+    return hmac.new(key_digest, f"page session {until}".encode(), hashlib.sha256).hexdigest()
 
 
 def _text(path: Path) -> bytes:

@@ -92,3 +92,11 @@ class Tokens:
         if user is None:
             raise worthless(HOW)
         return TokenHolder(user=user, reviews=self._reviews, rights=self._rights)
+
+    def session(self, headers: Headers) -> str:
+        """The token itself, which the cluster is to be asked about each time; it ends by its own time."""
+        return bearer(headers, how=HOW)
+
+    async def resume(self, session: str, *, doubt: Callable[[], None]) -> Caller:
+        """As for one that a header carries."""
+        return await self.admit(Headers({"authorization": f"Bearer {session}"}), doubt=doubt)

@@ -100,6 +100,20 @@ class Feed:
         found = [row for row in reversed(new) if row.pipeline == pipeline]
         return Stretch(found, place=max(place, self._place or 0), live=True)
 
+    async def stirred(self, place: int, *, within: float) -> tuple[int, frozenset[str] | None]:
+        """The place now, and the pipelines that changed since `place`: None where so much did that it is not known.
+
+        Waits up to `within` seconds for something to change.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                while not self.over and (self._place or 0) <= place:
+                    await self._news.wait()
+        if place < self._from:
+            return self._place or 0, None
+        new = takewhile(lambda row: row.id > place, reversed(self._latest))
+        return max(place, self._place or 0), frozenset(row.pipeline for row in new)
+
     async def _recorded(self, place: int, upto: int, pipeline: str) -> list[Row[Any]]:
         wanted = (run_events.c.id > place, run_events.c.id <= upto, run_events.c.pipeline == pipeline)
         async with transaction(self._db) as connection:

@@ -188,7 +188,7 @@ async def holds(db: AsyncEngine) -> list[Row[Any]]:
     place = func.row_number().over(partition_by=(runs.c.pipeline, reasons.c.id), order_by=reasons.c.since)
     count = func.count().over(partition_by=(runs.c.pipeline, reasons.c.id))
     every = (
-        select(runs.c.pipeline, reasons, place.label("place"), count.label("held"))
+        select(runs.c.pipeline, runs.c.logical_date, reasons, place.label("place"), count.label("held"))
         .select_from(reasons.join(runs, runs.c.run_id == reasons.c.run_id))
         .where(unfinished)
         .subquery()
