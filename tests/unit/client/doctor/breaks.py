@@ -14,9 +14,12 @@ from typing import Any
 import pytest
 from pipelines_client.doctor.sights.machine import Ports
 
-from .healthy import metrics, moment, page, pipeline, ready, revision, run, runs, stats, thing
+from .healthy import labels, metrics, moment, page, pipeline, ready, revision, run, runs, stats, thing
 from .wires import Object, Wires
 
+SERVICE = {"selector": labels("orchestrator"), "ports": [{"port": 8080}]}
+SELECTED = {"matchLabels": labels("orchestrator")}
+OFF = [one | {"active": False} for one in pipeline()["schedules"]]
 Moved = Callable[["Place"], Any]
 
 
@@ -273,6 +276,144 @@ BREAKS: dict[str, Break] = {
         by=answer("/metrics", lambda: (200, metrics(success=200000))), says="2 d 7 h ago", warning=True
     ),
 }
+
+
+def _rule(**rule: Any) -> Moved:
+    """Another way out for runs, in place of the one to their source."""
+
+    def move(place: Place) -> None:
+        place.wires.of("networkpolicies", "pipelines-flow-run")["spec"]["egress"][-1] = rule
+
+    return move
+
+
+def _source(url: str) -> Moved:
+    """Another source of the flows."""
+
+    def move(place: Place) -> None:
+        kept = place.wires.of("configmaps", "pipelines-register-1")["data"]
+        kept["registration.json"] = kept["registration.json"].replace("https://flights.example.com", url)
+
+    return move
+
+
+def _both(*moves: Moved) -> Moved:
+    def move(place: Place) -> None:
+        for one in moves:
+            one(place)
+
+    return move
+
+
+def _other_queue(place: Place) -> None:
+    template = place.wires.of("deployments", "pipelines-worker")["spec"]["template"]
+    template["spec"]["containers"][0]["command"] += ["--work-queue", "week-9"]
+
+
+def _with_key(place: Place) -> None:
+    place.patch.setenv("PIPELINES_API_KEY", "not-a-good-one")
+    place.wires.answers["/api/pipelines"] = (403, {})
+
+
+def _half_made(place: Place) -> None:
+    (place.checkout / ".local" / "postgres" / "PG_VERSION").rename(place.checkout / ".local" / "postgres" / "base")
+
+
+def _not_installed(place: Place) -> None:
+    for made in place.checkout.glob(".venv/lib/python3.*/site-packages/some_library*/METADATA"):
+        made.unlink()
+        made.parent.rmdir()
+
+
+def _init_waits(place: Place) -> None:
+    [one] = place.wires.of("pods", "pipelines-orchestrator-0")["status"]["initContainerStatuses"]
+    one["state"] = {"running": {"startedAt": moment(200)}}
+
+
+def _stale_quota(place: Place) -> None:
+    refused("exceeded quota: all, requested: pods=1")(place)
+    place.wires.objects["events"][0]["lastTimestamp"] = moment(3000)
+    status("resourcequotas", "all", used={"requests.cpu": "4000m"})(place)
+
+
+NO_RULE = "and no rule of pipelines-flow-run lets them"
+# Further ways in which a check does not pass.
+VARIANTS: tuple[tuple[str, Break], ...] = (
+    ("PL301", Break(by=_not_installed, says="some-library is missing")),
+    ("PL303", Break(by=_half_made, says="it was half made")),
+    ("PL316", Break(by=status("nodes", "node-1", conditions=[]), says="node node-1: not Ready")),
+    (
+        "PL316",
+        Break(
+            by=status(
+                "nodes",
+                "node-1",
+                conditions=[{"type": "Ready", "status": "True"}, {"type": "DiskPressure", "status": "True"}],
+            ),
+            says="node node-1: DiskPressure",
+        ),
+    ),
+    ("PL320", Break(by=add("services", lambda: thing("b-orchestrator", "orchestrator", spec=SERVICE)), says="several")),
+    (
+        "PL321",
+        Break(by=add("secrets", lambda: revision(3, "failed")), says="revision 3 of release pipelines is failed"),
+    ),
+    ("PL001", Break(by=remove("deployments"), says="there is no Deployment of the worker")),
+    ("PL323", Break(by=failed("pipelines-prefect-migrate-1"), says="Job pipelines-prefect-migrate-1 has failed")),
+    ("PL323", Break(by=_init_waits, says="waits for the database's schema for 3 min")),
+    (
+        "PL324",
+        Break(
+            by=status("jobs", "pipelines-register-1", succeeded=0, conditions=[]),
+            says="Job pipelines-register-1 is not done after 1 h",
+        ),
+    ),
+    ("PL012", Break(by=_stale_quota, says="4000m of 4 requests.cpu are used", warning=True)),
+    ("PL015", Break(by=unplaced("pod has unbound immediate PersistentVolumeClaims"), says="unbound immediate")),
+    ("PL011", Break(by=waiting("ImagePullBackOff", "Back-off pulling"), says="image x:1 of pod pipelines-worker-0")),
+    ("PL325", Break(by=remove("secrets"), says="Secret pipelines-postgresql is not there")),
+    ("PL326", Break(by=_rule(to=[{"ipBlock": {"cidr": "10.0.0.0/8"}}], ports=[{"port": 80}]), says=NO_RULE)),
+    ("PL326", Break(by=_rule(to=[{"podSelector": {}}]), says=NO_RULE)),
+    ("PL326", Break(by=_source("http://10.1.2.3:8000"), says="runs fetch from 10.1.2.3:8000, " + NO_RULE)),
+    (
+        "PL326",
+        Break(
+            by=_both(
+                _source("http://203.0.113.9:443"),
+                _rule(to=[{"ipBlock": {"cidr": "203.0.113.0/24", "except": ["203.0.113.8/30"]}}]),
+            ),
+            says=NO_RULE,
+        ),
+    ),
+    ("PL326", Break(by=_source("http://source-of-another:443"), says=NO_RULE)),
+    ("PL005", Break(by=_other_queue, says="polls queue week-9, and nobody week-10")),
+    ("PL332", Break(by=_with_key, says="the credential in PIPELINES_API_KEY is refused (403)")),
+    (
+        "PL336",
+        Break(by=answer("/api/pipelines", lambda: (200, {"pipelines": []})), says="no pipeline that", warning=True),
+    ),
+    ("PL336", Break(by=answer("/api/pipelines", lambda: (200, [])), says="is not what this client knows")),
+    ("PrefectCircuitOpen", Break(by=set_pipeline(breaker="half-open"), says="half-open", warning=True)),
+    ("PrefectNotFollowed", Break(by=set_pipeline(seen_at=None), says="etl was never heard of")),
+    ("PipelineRunHeld", Break(by=set_pipeline(held=held("PL007", count=1)), says="1 run of etl", warning=True)),
+    ("PL340", Break(by=set_pipeline(registered=None), says="not known yet of etl", warning=True)),
+    ("PL341", Break(by=set_pipeline(schedules=OFF), says="every schedule of etl is off", warning=True)),
+)
+# What looks like a break and is none.
+GOOD: tuple[tuple[str, Moved], ...] = (
+    ("PL316", status("nodes", "node-1", conditions=[{"type": "Ready", "status": "True"}])),
+    ("PL321", remove("secrets")),
+    ("PL326", _source("http://203.0.113.9:443")),
+    ("PL326", _rule(to=[{"ipBlock": {"cidr": "0.0.0.0/0"}}], ports=[{"port": 400, "endPort": 500}])),
+    ("PL326", _rule()),
+    ("PL326", remove("networkpolicies")),
+    ("PL326", _both(_source("http://api.data.svc:443"), _rule(to=[{"namespaceSelector": {}}]))),
+    ("PL326", _both(_source("http://pipelines-orchestrator:8080"), _rule(to=[{"podSelector": SELECTED}]))),
+    ("PL013", refused("exceeded quota: all, requested: pods=1")),
+    ("PipelineRunHeld", set_pipeline(held=held("PL004", count=0))),
+    ("PL341", set_pipeline(next_run=None, schedules=[])),
+    ("PipelineWithoutSuccess", _both(set_pipeline(last_run=None), answer("/metrics", lambda: (200, "")))),
+)
 
 
 @contextmanager

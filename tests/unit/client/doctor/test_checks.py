@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 from orchestrator.catalogue import CATALOGUE
-from pipelines_client.doctor.catalogue import CATEGORIES, CHECKS, chosen
+from pipelines_client.doctor.catalogue import CATEGORIES, CHECKS, chosen, with_needs
 from pipelines_client.doctor.checks import OWN, REASON, Check, Result, Side, When
 from pipelines_client.doctor.running import Outcome, run
 from pipelines_client.doctor.runs import PASSING
@@ -18,7 +18,7 @@ from pipelines_client.doctor.sights.service import ServiceSight
 from pipelines_client.place import Wanted
 
 from ..running import ROOT
-from .breaks import BREAKS, Place, broken
+from .breaks import BREAKS, GOOD, VARIANTS, Break, Moved, Place, broken
 
 EVERY = frozenset(Side)
 PATIENCE = 120.0
@@ -90,6 +90,41 @@ def test_what_is_broken_is_told_by_its_check_alone(place: Place, check: Check) -
     also = {name: outcome.error for name, outcome in found.items() if name not in skipped}
     assert set(also) == one.also, also
     assert {found[name].result for name in skipped & set(found)} <= {Result.SKIPPED}
+
+
+def alone(place: Place, check: str) -> Outcome | None:
+    """What becomes of one check, and of what it needs."""
+    checks = [replace(one, seconds=PATIENCE) for one in with_needs([CHECKS[check]])]
+    with looking(place) as sights:
+        return dict(run(checks, sights, seconds=PATIENCE))[check]
+
+
+@pytest.mark.parametrize(("check", "one"), VARIANTS)
+def test_it_is_told_however_it_is_broken(place: Place, check: str, one: Break) -> None:
+    """In the same words as by the table, with what is different."""
+    with broken(one, place):
+        told = alone(place, check)
+    assert told is not None
+    assert one.says in (told.error or "")
+    assert told.result is (Result.WARNING if one.warning else Result.ERROR)
+
+
+@pytest.mark.parametrize(("check", "moved"), GOOD)
+def test_what_only_looks_broken_passes(place: Place, check: str, moved: Moved) -> None:
+    """A false alarm is worse than none."""
+    moved(place)
+    told = alone(place, check)
+    assert told is None or told.result is Result.SUCCESS, told
+
+
+def test_a_port_in_the_way_fails_where_make_dev_is_meant(place: Place) -> None:
+    """And is only a warning beside a platform that runs; the hint names another port for the one that is taken."""
+    with broken(BREAKS["PL302"], place), looking(place) as sights:
+        sights.machine.wanted = True
+        told = dict(run([CHECKS["PL302"]], sights))["PL302"]
+    assert told is not None
+    assert told.result is Result.ERROR
+    assert told.hint == f"make dev SOURCE_PORT={place.ports.source + 1}"
 
 
 def test_every_check_is_in_the_table() -> None:

@@ -19,7 +19,7 @@ names in capitals are to be replaced, and `kubectl` and `helm` want your `--name
 This page is made from the checks: `make troubleshooting`.
 """
 WHEN = {When.INSTALLED: "", When.BEFORE: " ○", When.BOTH: " ◐"}
-BEGUN = {"kubectl": "kubectl", "helm": "helm", "release": "RELEASE"}
+BEGUN = {"kubectl": "kubectl", "helm": "helm", "release": "RELEASE", "prefix": "RELEASE"}
 
 
 def page() -> str:

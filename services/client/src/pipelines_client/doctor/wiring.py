@@ -250,7 +250,7 @@ CATEGORY = Category(
             id="PL328",
             description="the volumes are not nearly full",
             meaning="Less than a tenth of a volume is left: PostgreSQL stops when nothing is.",
-            command="{kubectl} exec statefulset/{release}-postgresql -- df -h /var/lib/postgresql/data",
+            command="{kubectl} exec statefulset/{prefix}-postgresql -- df -h /var/lib/postgresql/data",
             look=_disk,
             needs=("PL320",),
         ),

@@ -46,6 +46,12 @@ class Memory:
         told: T = future.result()
         return told
 
+    def _had(self, key: str) -> Any:
+        """What was read already; None where nothing was, or that failed."""
+        known = self._known.get(key)
+        had = known is not None and known.done() and known.exception() is None
+        return known.result() if known is not None and had else None
+
 
 def remembered(method: Callable[[Any], T]) -> property:
     """A property of a Memory that is computed once."""
@@ -78,5 +84,6 @@ class Sights:
 
     def command(self, template: str, names: Mapping[str, object]) -> str:
         """A command to paste, with each of `names` quoted as a shell needs it."""
-        known = {"kubectl": self.cluster.kubectl, "helm": self.cluster.helm, "release": self.cluster.instance}
+        known = {"kubectl": self.cluster.kubectl, "helm": self.cluster.helm}
+        known |= {"release": self.cluster.instance, "prefix": self.cluster.prefix}
         return filled(template, known | {name: shlex.quote(str(value)) for name, value in names.items()})

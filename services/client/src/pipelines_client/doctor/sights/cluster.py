@@ -69,17 +69,20 @@ class ClusterSight(Memory):
     @property
     def namespace(self) -> str:
         """The release's namespace; where it would be, before an install."""
-        known = self._known.get("service")
-        if known is not None and known.done() and known.exception() is None:
-            return str(known.result().namespace)
-        return self._wanted or self.cluster.namespace
+        found = self._had("service")
+        return str(found.namespace) if found is not None else self._wanted or self.cluster.namespace
 
     @property
     def instance(self) -> str:
         """The release's name; `pipelines` while none is found."""
-        known = self._known.get("service")
-        found = known is not None and known.done() and known.exception() is None
-        return str(known.result().instance) if known is not None and found else "pipelines"
+        found = self._had("service")
+        return str(found.instance) if found is not None else "pipelines"
+
+    @property
+    def prefix(self) -> str:
+        """What the names of the release's objects begin with."""
+        found = self._had("service")
+        return str(found.name).removesuffix("-orchestrator") if found is not None else "pipelines"
 
     @property
     def kubectl(self) -> str:
@@ -92,11 +95,10 @@ class ClusterSight(Memory):
         return self._begun("helm", "--kube-context")
 
     def _begun(self, command: str, option: str) -> str:
-        known = self._known.get("cluster")
-        if known is None or not known.done() or known.exception() is not None:
+        cluster = self._had("cluster")
+        if cluster is None:
             return command
-        context = shlex.quote(known.result().context)
-        return f"{command} {option} {context} --namespace {shlex.quote(self.namespace)}"
+        return f"{command} {option} {shlex.quote(cluster.context)} --namespace {shlex.quote(self.namespace)}"
 
     @remembered
     def namespace_itself(self) -> Object | None:
