@@ -81,6 +81,10 @@ client: python | $(filter $(STATE)/uv/bin/uv,$(UV)) ## install the command pipel
 	@$(UV) tool install --quiet --force --python $(PYTHON) ./services/client
 	@echo "pipelines is in $$($(UV) tool dir --bin): pipelines --help"
 
+.PHONY: doctor
+doctor: local-environment ## what is wrong with `make dev`, or with the release in your context's cluster, and what mends it
+	@$(VENV)/pipelines doctor $(ARGS)
+
 # -- tests
 
 .PHONY: test
@@ -188,6 +192,11 @@ api-document: environment ## write down the HTTP API, with which a test compares
 client-schemas: environment ## the JSON schemas of the command pipelines, made from its code
 	@$(VENV)/pipelines help json > services/client/schemas.json.new
 	@mv services/client/schemas.json.new services/client/schemas.json
+
+.PHONY: troubleshooting
+troubleshooting: environment ## docs/troubleshooting.md, made from the checks of `pipelines doctor`
+	@$(VENV)/python -m pipelines_client.doctor.page > docs/troubleshooting.md.new
+	@mv docs/troubleshooting.md.new docs/troubleshooting.md
 
 .PHONY: format
 format: environment ## rewrite the Python code as the linter wants it

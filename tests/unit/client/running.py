@@ -78,7 +78,8 @@ async def finished(process: asyncio.subprocess.Process, *arguments: str, stdin: 
     assert "Traceback" not in done.err, done.err
     if "--json" in arguments and done.out:
         following = {"-f", "--follow"} & set(arguments)
-        command = arguments[0] + (" --follow" if following else "")
+        two = " ".join(arguments[:2])
+        command = two if two in SCHEMAS else arguments[0] + (" --follow" if following else "")
         for document in map(json.loads, done.out.splitlines()) if following else [done.json]:
-            hold(" ".join(arguments[:2]) if command == "help" else command, document)
+            hold(command, document)
     return done

@@ -63,7 +63,10 @@ async def test_every_exit_code_is_listed(alone: Pipelines) -> None:
 def commands(group: Any, *names: str) -> set[str]:
     found = set()
     for name, one in group.commands.items():
-        found |= commands(one, *names, name) if hasattr(one, "commands") else {" ".join((*names, name))}
+        if hasattr(one, "commands"):
+            found |= commands(one, *names, name)
+        if not hasattr(one, "commands") or one.invoke_without_command:
+            found.add(" ".join((*names, name)))
     return found
 
 

@@ -123,6 +123,9 @@ class Pipeline(Answer):
     next_run: datetime | None
     last_run: LastRun | None
     held: list[Held]
+    breaker: str | None = Field(default=None, description="The circuit to Prefect: closed, open or half-open")
+    source_breaker: str | None = Field(default=None, description="The circuit between the flow and its source")
+    seen_at: datetime | None = Field(default=None, description="When Prefect last told of the deployment")
 
 
 class Pipelines(Answer):

@@ -4,7 +4,8 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import date
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -49,11 +50,47 @@ def connect(url: str, *, key: str | None = None, transport: httpx.BaseTransport 
         yield Api(http)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Looked:
+    """An answer as it came, a refusal too: when, and in how many seconds."""
+
+    url: str
+    status: int
+    headers: Mapping[str, str]
+    text: str
+    at: datetime
+    seconds: float
+
+    @property
+    def json(self) -> Any:
+        """What it says; None where that is no JSON."""
+        try:
+            return json.loads(self.text)
+        except ValueError:
+            return None
+
+
 class Api:
     """What can be asked of the service. Every method raises what `errors` lists below ClientError."""
 
     def __init__(self, http: httpx.Client) -> None:
         self._http = http
+
+    def look(self, path: str, *, accept: str = "application/json") -> Looked:
+        """What is answered at a path, whatever that is. Raises Unreachable."""
+        began = time.monotonic()
+        try:
+            answer = self._http.get(path, headers={"accept": accept})
+        except httpx.HTTPError as exc:
+            raise _unreachable(exc) from exc
+        return Looked(
+            url=str(answer.url),
+            status=answer.status_code,
+            headers={name.lower(): value for name, value in answer.headers.items()},
+            text=answer.text,
+            at=datetime.now(UTC),
+            seconds=time.monotonic() - began,
+        )
 
     def pipelines(self) -> Pipelines:
         """The pipelines that the caller may read."""

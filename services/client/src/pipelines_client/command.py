@@ -3,6 +3,7 @@
 What a command needs is imported when it runs, so that help and completion answer at once.
 """
 
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -24,6 +25,7 @@ Examples:
   pipelines why yesterday
   pipelines logs -f
   pipelines backfill etl --from 2013-01-01 --to 2013-01-31
+  pipelines doctor
 
 RUN is an id, the beginning of one, a day (YYYY-MM-DD, yesterday), or nothing for the latest run. --url, --context,
 --namespace and --no-color may stand anywhere. The API is looked for at --url or PIPELINES_URL, then at the address of
@@ -42,6 +44,8 @@ app = typer.Typer(
 helps = typer.Typer(
     help="What the exit codes mean, and the JSON of each command.", no_args_is_help=True, rich_markup_mode=None
 )
+doctors = typer.Typer(invoke_without_command=True, no_args_is_help=False, rich_markup_mode=None)
+app.add_typer(doctors, name="doctor")
 app.add_typer(helps, name="help")
 
 Level = Literal["debug", "info", "warning", "error", "critical"]
@@ -49,6 +53,20 @@ Mode = Literal["missing", "failed", "degraded", "all"]
 State = Literal[
     "Scheduled", "Pending", "Running", "Completed", "Failed", "Crashed", "Cancelling", "Cancelled", "Paused"
 ]
+
+
+class Kind(StrEnum):
+    """The categories of the doctor's checks."""
+
+    MACHINE = "machine"
+    KUBERNETES = "kubernetes"
+    RELEASE = "release"
+    PODS = "pods"
+    WIRING = "wiring"
+    SERVICE = "service"
+    PREFECT = "prefect"
+    RUNS = "runs"
+    PIPELINES = "pipelines"
 
 
 def _named(ctx: typer.Context, incomplete: str) -> list[str]:
@@ -254,6 +272,47 @@ def open_(
     from pipelines_client.commands import opening
 
     opening.show(_wanted(ctx), _screen(ctx, as_json), which=which, browse=browse)
+
+
+Shape = Literal["table", "short", "json"]
+OfKind = Annotated[list[Kind] | None, typer.Option("--category", help="Only checks of this kind; may be repeated.")]
+Output = Annotated[Shape, typer.Option("--output", "-o", help="All lines, only what did not pass, or JSON.")]
+Before = Annotated[bool, typer.Option("--pre", help="What can be known before an install; a kubeconfig is enough.")]
+
+
+@doctors.callback()
+def doctor(
+    ctx: typer.Context,
+    *,
+    before: Before = False,
+    category: OfKind = None,
+    output: Output = "table",
+    as_json: AsJson = False,
+) -> None:
+    """Look for what is wrong, here or in the cluster, and say what mends it. Nothing is changed; warnings pass."""
+    if ctx.invoked_subcommand is not None:
+        return
+    from pipelines_client.commands import doctor as command
+
+    screen = _screen(ctx, as_json or output == "json")
+    told = ctx.find_root().obj
+    place = {name: told[name] for name in ("url", "context", "namespace")}
+    _exit(command.doctor(screen, **place, before=before, only=category or (), short=output == "short"))
+
+
+@doctors.command("bundle")
+def bundle(
+    ctx: typer.Context,
+    file: Annotated[str, typer.Argument(help="The file to write, such as pipelines.tar.gz; it must not be there yet.")],
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Write what the checks found, versions, pods, events and logs into a file, without secrets, for whoever helps."""
+    from pipelines_client.commands import bundle as command
+
+    told = ctx.find_root().obj
+    place = {name: told[name] for name in ("url", "context", "namespace")}
+    _exit(command.bundle(_screen(ctx, as_json), file, **place))
 
 
 @app.command()

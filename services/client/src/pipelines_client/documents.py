@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import date, datetime
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
@@ -96,6 +96,39 @@ class Addresses(Document):
     prefect: str | None
 
 
+class CheckResult(Document):
+    """What became of one check."""
+
+    id: str = Field(description="Stable: of a reason (PL001), an alert (OrchestratorDown), or the check's own (PL301)")
+    description: str = Field(description="What is true where it passes")
+    result: Literal["success", "warning", "error", "skipped"]
+    error: str | None = Field(description="What is wrong, with names and numbers")
+    hint: str | None = Field(description="A command to paste, and in a comment behind it where to read on")
+
+
+class CheckCategory(Document):
+    """The checks of one kind."""
+
+    categoryName: str  # noqa: N815 -- as in the JSON of `linkerd check`, for whatever reads that
+    checks: list[CheckResult]
+
+
+class Doctor(Document):
+    """What the checks found."""
+
+    success: bool = Field(description="Whether no check failed; warnings are no failures")
+    categories: list[CheckCategory]
+
+
+class Bundled(Document):
+    """A bundle of evidence that was written."""
+
+    file: str
+    bytes: int
+    files: list[str] = Field(description="What is in it")
+    success: bool = Field(description="Whether no check failed")
+
+
 class ExitCode(Document):
     """An exit code of the command."""
 
@@ -115,6 +148,8 @@ BY_COMMAND: Mapping[str, Any] = {
     "backfill": Backfilled,
     "calendar": Calendar,
     "open": Addresses,
+    "doctor": Doctor,
+    "doctor bundle": Bundled,
     "help exit-codes": list[ExitCode],
 }
 

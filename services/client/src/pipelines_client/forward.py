@@ -4,11 +4,14 @@ The one place that speaks to Kubernetes. Its client takes a while to import: onl
 """
 
 import contextlib
+import json
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from http import HTTPStatus
 from typing import Any
 
 from kubernetes import client, config
@@ -83,6 +86,58 @@ class Cluster:
             raise Misused(f"there are several: {names}", hint="choose one with --namespace, or with --url")
         return found[0]
 
+    def read(self, path: str, *, accept: str = "application/json", **query: str) -> Any:
+        """What the cluster's API has at a path, as JSON.
+
+        Raises NotAllowed, NotFound, Unreachable.
+        """
+        return self._called("GET", path, accept=accept, query=query)
+
+    def text(self, path: str, **query: str) -> str:
+        """What it has there, as text: a container's log. Raises NotAllowed, NotFound, Unreachable."""
+        return str(self._called("GET", path, accept="*/*", query=query, parse=bytes.decode))
+
+    def may(self, verb: str, resource: str, *, group: str = "", namespace: str | None = None) -> bool:
+        """Whether this user may do so: the cluster's own answer, of which nothing is kept there."""
+        asked = {"verb": verb, "resource": resource, "group": group} | ({"namespace": namespace} if namespace else {})
+        review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview"}
+        body = review | {"spec": {"resourceAttributes": asked}}
+        answer = self._called("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", body=body)
+        return bool(answer["status"]["allowed"])
+
+    def _called(
+        self,
+        method: str,
+        path: str,
+        *,
+        accept: str = "application/json",
+        query: Mapping[str, str] | None = None,
+        body: Any = None,
+        parse: Callable[[bytes], Any] = json.loads,
+    ) -> Any:
+        with _named(self.context, f"{method} {path}"):
+            api = self._reading
+            asked = api.param_serialize(
+                method,
+                path,
+                query_params=list((query or {}).items()),
+                header_params={"Accept": accept, "Content-Type": "application/json"},
+                body=body,
+                auth_settings=["BearerToken"],
+            )
+            answer = api.call_api(*asked, _request_timeout=SECONDS)
+            told = answer.read()
+            if answer.status == HTTPStatus.NOT_FOUND:
+                raise NotFound(f"the cluster of context {self.context} has nothing at {path}")
+            if answer.status >= HTTPStatus.BAD_REQUEST:
+                raise client.ApiException(status=answer.status, reason=answer.reason)
+            return parse(told)
+
+    @cached_property
+    def _reading(self) -> Any:
+        """One pool of connections for all that is read; ways into pods borrow theirs."""
+        return client.ApiClient(self._configuration)
+
     @contextlib.contextmanager
     def forwarded(self, service: Service, *, port: int = 0) -> Iterator[int]:
         """A port of this machine that leads to the Service while the block lasts: `port`, or any that is free."""
@@ -122,20 +177,18 @@ class Cluster:
 
     def _dial(self, service: Service) -> Any:
         pod, port = self._pod(service)
-        with _named(self.context):
+        with _named(self.context, f"open a way into pod {pod}"):
             # portforward borrows its client's transport for the call: no other call may share it
             core = client.CoreV1Api(client.ApiClient(self._configuration))
             way = portforward(core.connect_get_namespaced_pod_portforward, pod, service.namespace, ports=str(port))
             return way.socket(port)
 
     def _pod(self, service: Service) -> tuple[str, int]:
-        with _named(self.context), client.ApiClient(self._configuration) as api:
-            pods: Any = client.CoreV1Api(api).list_namespaced_pod(
-                service.namespace, label_selector=service.selector, _request_timeout=SECONDS
-            )
-        for pod in pods.items:
-            if any(one.type == "Ready" and one.status == "True" for one in pod.status.conditions or ()):
-                return pod.metadata.name, _number(service.target, pod.spec)
+        path = f"/api/v1/namespaces/{service.namespace}/pods"
+        for pod in self.read(path, labelSelector=service.selector)["items"]:
+            conditions = pod["status"].get("conditions") or ()
+            if any(one["type"] == "Ready" and one["status"] == "True" for one in conditions):
+                return str(pod["metadata"]["name"]), _number(service.target, pod["spec"])
         raise Unreachable(
             f"no pod of Service {service.namespace}/{service.name} is ready",
             hint=f"kubectl --namespace {service.namespace} get pods --selector {service.selector}",
@@ -146,24 +199,17 @@ class Cluster:
         self._pod(service)
 
     def _services(self, selector: str, namespace: str | None) -> list[Service]:
-        with _named(self.context), client.ApiClient(self._configuration) as api:
-            core = client.CoreV1Api(api)
-            asked: dict[str, Any] = {"label_selector": selector, "_request_timeout": SECONDS}
-            listed: Any = (
-                core.list_namespaced_service(namespace, **asked)
-                if namespace
-                else core.list_service_for_all_namespaces(**asked)
-            )
+        where = f"/namespaces/{namespace}" if namespace else ""
         return [
             Service(
-                name=one.metadata.name,
-                namespace=one.metadata.namespace,
-                instance=one.metadata.labels.get(f"{LABEL}/instance", ""),
-                port=one.spec.ports[0].port,
-                target=one.spec.ports[0].target_port or one.spec.ports[0].port,
-                selector=",".join(f"{name}={value}" for name, value in sorted(one.spec.selector.items())),
+                name=one["metadata"]["name"],
+                namespace=one["metadata"]["namespace"],
+                instance=one["metadata"]["labels"].get(f"{LABEL}/instance", ""),
+                port=one["spec"]["ports"][0]["port"],
+                target=one["spec"]["ports"][0].get("targetPort") or one["spec"]["ports"][0]["port"],
+                selector=",".join(f"{name}={value}" for name, value in sorted(one["spec"]["selector"].items())),
             )
-            for one in listed.items
+            for one in self.read(f"/api/v1{where}/services", labelSelector=selector)["items"]
         ]
 
 
@@ -171,19 +217,19 @@ def _number(target: str | int, spec: Any) -> int:
     """The port of a container that a Service's target names."""
     if str(target).isdigit():
         return int(target)
-    ports = [port for container in spec.containers for port in container.ports or ()]
-    return int(next(port.container_port for port in ports if port.name == target))
+    ports = [port for container in spec["containers"] for port in container.get("ports") or ()]
+    return int(next(port["containerPort"] for port in ports if port.get("name") == target))
 
 
 @contextlib.contextmanager
-def _named(context: str) -> Iterator[None]:
+def _named(context: str, what: str) -> Iterator[None]:
     """Let the cluster's refusals and silences be this client's own errors."""
     try:
         yield
     except client.ApiException as exc:
         if exc.status in {401, 403}:
             raise NotAllowed(
-                f"context {context} may not look for the API in the cluster: {exc.reason}",
+                f"context {context} may not {what}: {exc.reason}",
                 hint="name the namespace with --namespace, or the API with --url",
             ) from exc
         raise Unreachable(f"the cluster of context {context}: {exc.status} {exc.reason}") from exc

@@ -56,13 +56,19 @@ class Found:
     @contextlib.contextmanager
     def api(self) -> Iterator[Api]:
         """A client of the API."""
+        with self.connected() as (api, _):
+            yield api
+
+    @contextlib.contextmanager
+    def connected(self) -> Iterator[tuple[Api, Place]]:
+        """A client of the API, and where that is."""
         with self._open:
             place = self._found(prefect=False)
             key = os.environ.get(KEY)
             if key and not place.trusted:
                 self.say(f"no credential is sent to {place.url}, which was not named: {URL}={place.url} does that")
                 key = None
-            yield self._open.enter_context(connect(place.url, key=key))
+            yield self._open.enter_context(connect(place.url, key=key)), place
 
     @contextlib.contextmanager
     def place(self) -> Iterator[Place]:
@@ -78,8 +84,8 @@ class Found:
                 raise Misused(f"the address {url} does not begin with http:// or https://")
             return Place(url=url.rstrip("/"), prefect_url=prefect_url)
         in_cluster = self.wanted.context or self.wanted.namespace
-        if not in_cluster and _told(f"{LOCAL}/healthz") == {"status": "alive"}:
-            local = LOCAL_PREFECT if _told(f"{LOCAL_PREFECT}/api/health") is True else None
+        if not in_cluster and told(f"{LOCAL}/healthz") == {"status": "alive"}:
+            local = LOCAL_PREFECT if told(f"{LOCAL_PREFECT}/api/health") is True else None
             return Place(url=LOCAL, prefect_url=prefect_url or local, trusted=False)
         return self._forwarded(prefect_url, prefect=prefect)
 
@@ -110,7 +116,7 @@ class Found:
         return Place(url=f"http://127.0.0.1:{port}", prefect_url=prefect_url, forwarded=True)
 
 
-def _told(url: str) -> Any:
+def told(url: str) -> Any:
     """What answers there, None where nothing does: somebody else may listen on a port that many like."""
     try:
         return httpx.get(url, timeout=LOCAL_SECONDS, trust_env=False).raise_for_status().json()

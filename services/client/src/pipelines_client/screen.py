@@ -22,6 +22,8 @@ COLOURS = {
     "Cancelling": "dim",
     "Running": "cyan",
 }
+RESET = "\033[0m"
+CODES = {"bold": "\033[1m", "dim": "\033[2m", "red": "\033[31m", "green": "\033[32m", "yellow": "\033[33m"}
 # What could move the cursor or set a title: text from elsewhere is shown, never obeyed.
 CONTROLS = {code: "�" for code in (*range(32), *range(127, 160)) if code not in {9, 10}}
 
@@ -100,6 +102,12 @@ class Screen:
     def line(self, text: str = "", *, style: str = "") -> None:
         """A line of data."""
         self.out.print(plain(text), style=style or None, markup=False)
+
+    def styled(self, text: str, style: str = "") -> None:
+        """A line of data, shown at once: without what `line` loads to draw."""
+        code = CODES.get(style, "") if coloured(sys.stdout, wanted=self._colours) else ""
+        sys.stdout.write(f"{code}{plain(text)}{RESET if code else ''}\n")
+        sys.stdout.flush()
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]], *, state: int | None = None) -> None:
         """Rows under their columns' names; `state` is the number of a column to colour by what it says.

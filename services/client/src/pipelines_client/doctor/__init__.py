@@ -1,0 +1,1 @@
+"""What `pipelines doctor` looks at: checks by category, run at once, told as text, JSON or a bundle of evidence."""
