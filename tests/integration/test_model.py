@@ -35,7 +35,7 @@ def loaded(platform: Platform) -> None:
 
 
 def test_a_second_pipeline_trains_a_model(with_training: Release) -> None:
-    """Started by the API, refused by name on too few days, Completed on enough; the model and its artifacts are there."""
+    """Started by the API, refused by name on too few days, Completed on enough; model and artifacts are there."""
     release = with_training
     with Platform.connect(release) as platform:
         offered = {
