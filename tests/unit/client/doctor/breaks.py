@@ -246,6 +246,11 @@ BREAKS: dict[str, Break] = {
     "PL334": Break(by=_clock_ahead, says="s ahead of this machine's", warning=True),
     "OrchestratorDatabaseDown": Break(by=answer("/readyz", lambda: ready(database="refused")), says="refused"),
     "PL335": Break(by=answer("/readyz", lambda: ready(schema="at 0008")), says="at 0008"),
+    "PL337": Break(
+        by=answer("/readyz", lambda: (200, ready()[1] | {"database_clock_ahead_seconds": -7.25})),
+        says="the database's clock is 7.2 s behind the service's",
+        warning=True,
+    ),
     "PL336": Break(by=answer("/api/pipelines", lambda: (503, {"detail": "try again"})), says="503: try again"),
     "PL017": Break(by=answer("/readyz", lambda: ready(prefect="ConnectError")), says="ConnectError"),
     "PrefectCircuitOpen": Break(by=set_pipeline(breaker="open"), says="the circuit to Prefect is open"),

@@ -178,7 +178,10 @@ async def test_the_real_service_passes(pipelines: Pipelines, wire: PrefectWire) 
     well = await pipelines("doctor", "--json", *sides)
     assert well.code == 0, well.out
     results = {one["id"]: one for category in well.json["categories"] for one in category["checks"]}
-    assert {name: one["error"] for name, one in results.items() if one["result"] != "success"} == {}
+    # nobody plays Prefect's scheduler
+    unplanned = {"PL341": "etl has a schedule, and no next run"}
+    assert {name: one["error"] for name, one in results.items() if one["result"] != "success"} == unplanned
+    assert results["PL337"]["result"] == "success"
     wire.fault = refused
     away = await pipelines("doctor", "--json", *sides)
     assert away.code == 1

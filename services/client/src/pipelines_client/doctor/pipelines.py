@@ -44,7 +44,7 @@ def _successful(sights: Sights) -> Finding | None:
         scheduled = not one.paused and any(schedule.active for schedule in one.schedules)
         if scheduled and one.name in last and since(last[one.name]) > DAILY_SECONDS:
             old.append(f"{one.name} last completed {span(since(last[one.name]))} ago")
-        elif scheduled and one.name not in last and one.last_run is not None:
+        elif scheduled and one.name not in last and one.last_run is not None and one.last_run.ended_at is not None:
             old.append(f"{one.name} has runs, and none ever completed")
     return Finding(what="; ".join(old), warning=True) if old else None
 

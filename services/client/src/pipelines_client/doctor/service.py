@@ -11,6 +11,7 @@ from pipelines_client.doctor.sights.service import REFUSALS
 
 TITLE = "Pipelines orchestrator"
 KEY = "PIPELINES_API_KEY"
+DATABASE_SKEW_SECONDS = 2.0
 SKEW_SECONDS = 5.0  # the header has whole seconds
 
 
@@ -62,6 +63,16 @@ def _clock(sights: Sights) -> Finding | None:
     return Finding(
         what=f"its clock is {abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} this machine's", warning=True
     )
+
+
+def _database_clock(sights: Sights) -> Finding | None:
+    told = sights.service.answered("/readyz").json.get("database_clock_ahead_seconds")
+    if told is None:
+        raise NotApplicable  # an older service
+    if abs(told) <= DATABASE_SKEW_SECONDS:
+        return None
+    what = f"the database's clock is {abs(told):.1f} s {'ahead of' if told > 0 else 'behind'} the service's"
+    return Finding(what=what, warning=True)
 
 
 def _database(sights: Sights) -> Finding | None:
@@ -145,6 +156,15 @@ CATEGORY = Category(
             command="{kubectl} logs deployment/{prefix}-orchestrator --container schema --tail=20",
             here="tail -n 20 .local/logs/orchestrator-migrate.log",
             look=_schema,
+            needs=("OrchestratorDatabaseDown",),
+        ),
+        Check(
+            id="PL337",
+            description="the database's clock is the service's",
+            meaning="Deadlines of runs, which compare the two, are early or late by the difference.",
+            command="{kubectl} get pods --output wide",
+            here="date --utc",
+            look=_database_clock,
             needs=("OrchestratorDatabaseDown",),
         ),
         Check(

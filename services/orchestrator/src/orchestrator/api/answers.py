@@ -315,6 +315,7 @@ class Readiness(BaseModel):
                         "schema": {"ok": True, "detail": None},
                         "prefect": {"ok": False, "detail": "Prefect cannot serve now (GET /ready: ConnectError)"},
                     },
+                    "database_clock_ahead_seconds": 0.004,
                 }
             ]
         }
@@ -322,3 +323,6 @@ class Readiness(BaseModel):
 
     ready: bool
     dependencies: dict[Literal["database", "schema", "prefect"], Dependency]
+    database_clock_ahead_seconds: float | None = Field(
+        description="By how much the database's clock is ahead of this service's; null while it does not answer"
+    )

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from http import HTTPStatus
+from typing import Literal
 
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -59,14 +60,22 @@ async def healthz() -> Alive:
 @router.get("/readyz", responses={503: {"model": Readiness, "description": "Runs cannot be accepted now"}})
 async def readyz(response: Response, parts: WithParts) -> Readiness:
     """Whether runs can be accepted, and what each dependency says."""
+    ahead: float | None = None
+
+    async def ask_database() -> None:
+        nonlocal ahead
+        ahead = round(await reading.clock_ahead(parts.db), 3)
+
     database, schema, prefect = await asyncio.gather(
-        _checked(lambda: reading.ping(parts.db)), _checked(parts.check_schema), _checked(parts.prefect.ready)
+        _checked(ask_database), _checked(parts.check_schema), _checked(parts.prefect.ready)
     )
     ready = database.ok and schema.ok
     if not ready:
         response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
         response.headers["Retry-After"] = str(problems.RETRY_SECONDS)
-    return Readiness(ready=ready, dependencies={"database": database, "schema": schema, "prefect": prefect})
+    dependencies: dict[Literal["database", "schema", "prefect"], Dependency]
+    dependencies = {"database": database, "schema": schema, "prefect": prefect}
+    return Readiness(ready=ready, dependencies=dependencies, database_clock_ahead_seconds=ahead)
 
 
 async def _checked(check: Callable[[], Awaitable[None]]) -> Dependency:

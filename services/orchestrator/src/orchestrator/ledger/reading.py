@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 from uuid import UUID
 
@@ -56,10 +56,13 @@ shown = select(runs, cancellations.c.asked_at.label("cancel_requested_at"), *_re
 _THESE = shown.where(runs.c.run_id == any_(bindparam("run_ids", type_=ARRAY(Uuid))))
 
 
-async def ping(db: AsyncEngine) -> None:
-    """Return when the database answers; raise LedgerUnavailable else."""
+async def clock_ahead(db: AsyncEngine) -> float:
+    """By how many seconds the database's clock is ahead of this machine's. Raises LedgerUnavailable."""
     async with looking(db) as connection:
-        await connection.execute(select(1))
+        asked = datetime.now(UTC)
+        told: datetime = (await connection.execute(select(func.clock_timestamp()))).scalar_one()
+        heard = datetime.now(UTC)
+    return (told - (asked + (heard - asked) / 2)).total_seconds()
 
 
 class Reader:
