@@ -35,7 +35,7 @@ from . import chromium
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-READY_SECONDS = 60
+READY_SECONDS = 180  # a busy machine takes its time to import
 SETTLE_SECONDS = 30
 OTHERS = {"billing": "invoices/daily", "weather": "weather/daily"}
 YESTERDAY = datetime.now(ZoneInfo("Europe/Madrid")).date() - timedelta(days=1)
