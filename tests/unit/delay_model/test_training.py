@@ -121,6 +121,15 @@ def test_what_is_stored_predicts_as_scikit_learn_does(few: Days, trained: Traine
     np.testing.assert_allclose(read_back.add_up(columns), theirs.predict(columns), rtol=1e-9, atol=1e-9)
 
 
+def test_days_without_any_weather_are_learned_from_all_the_same(few: Days) -> None:
+    """A source that has none: those columns are of no use, and no reason to fail."""
+    bare = few.flights.with_columns(pl.lit(None, dtype=pl.Float64).alias(f"weather_{name}") for name in WEATHER)
+    days = judge(bare, LOGICAL_DATE, least_days=21)
+    trained = train(days)
+    assert {share for column, share in trained.importances.items() if column.startswith("weather_")} == {0.0}
+    assert np.isfinite(trained.model.predict(bare)).all()
+
+
 def test_importances_are_shares(trained: Trained) -> None:
     """Of what the model learned, by column."""
     assert set(trained.importances) == set(COLUMNS)

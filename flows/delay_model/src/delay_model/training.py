@@ -39,6 +39,8 @@ def train(days: Days) -> Trained:
     # The columns are made before rows are left out, and of whole days: what was known does not depend on who is asked.
     whole = days.flights.filter(days.flights["logical_date"] < days.held_out_from)
     matrix = known(whole, usual)[departed(whole).to_numpy()]
+    # scikit-learn cannot take a column of which nothing is known at all; one that never changes is never split.
+    matrix[:, np.isnan(matrix).all(axis=0)] = 0.0
     regressor = HistGradientBoostingRegressor(
         loss="absolute_error",
         learning_rate=_LEARNING_RATE,
