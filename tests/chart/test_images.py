@@ -243,12 +243,14 @@ def test_the_base_image_may_be_pinned_by_digest(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("part", [*OURS, "flow"])
 def test_every_stage_is_built_from_the_pinned_base(part: str) -> None:
-    """Each stage comes from BASE or an earlier stage; a build gives images/base as BASE, and its tag is the default."""
+    """Each stage is made from BASE, the ETL image or an earlier one; a build gives images/base, the default tag."""
     text = (ROOT / "images" / part / "Dockerfile").read_text()
     stages = re.findall(r"^FROM (\S+)(?: AS (\S+))?$", text, flags=re.MULTILINE)
     names = {name for _, name in stages if name}
     assert stages
-    assert {source for source, _ in stages} <= {"$BASE", *names}
+    assert {source for source, _ in stages} <= {"$BASE", "$ETL", *names}
     [default] = re.findall(r"^ARG BASE=(\S+)$", text, flags=re.MULTILINE)
     assert (ROOT / "images" / "base").read_text().strip().partition("@")[0] == default
-    assert '--build-arg BASE="$(cat images/base)"' in (ROOT / "images" / "build").read_text()
+    build = (ROOT / "images" / "build").read_text()
+    assert '--build-arg BASE="$(cat images/base)" --build-arg ETL="$etl"' in build
+    assert "etl=pipelines-etl:$(images/tag etl)\n" in build
