@@ -1,4 +1,4 @@
-"""The pipeline my_pipeline: what it makes of a day, and runs with a real Prefect server and PostgreSQL."""
+"""The pipeline my_pipeline: what it makes of a day, and what a real PostgreSQL has of it then."""
 
 import json
 import threading
@@ -9,9 +9,9 @@ from typing import Any
 
 import asyncpg
 import pytest
+from etl.daily import trial_run
 from etl.migrate import migrate
-from my_pipeline.flow import my_pipeline, transform
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from my_pipeline.flow import extract, load, transform
 
 DAY = date(2026, 1, 15)
 FLIGHTS = [
@@ -56,18 +56,13 @@ def test_a_day_without_flights_is_empty() -> None:
     assert transform.fn([]).is_empty()
 
 
-async def test_a_day_that_runs_twice_is_there_once(
-    source: str, postgres: Any, prefect_server: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_day_that_runs_twice_is_there_once(source: str, postgres: Any) -> None:
     """Two runs of one day leave one day in the table, and both loads on record."""
     warehouse = postgres.create_database()
     await migrate(warehouse)
-    monkeypatch.setenv("ETL_SOURCE_URL", source)
-    monkeypatch.setenv("ETL_WAREHOUSE_URL", warehouse)
-    with temporary_settings({PREFECT_API_URL: prefect_server}):
-        for _ in range(2):
-            state = await my_pipeline(DAY, return_state=True)
-            assert state.message == f"{DAY}: 2 rows loaded"
+    for _ in range(2):
+        run = await trial_run(DAY, source_url=source, warehouse_url=warehouse)
+        assert load.fn(transform.fn(await extract.fn(run)), run) == 2
     connection = await asyncpg.connect(warehouse)
     try:
         rows = await connection.fetch("SELECT * FROM my_pipeline_daily ORDER BY carrier")

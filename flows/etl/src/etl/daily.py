@@ -13,6 +13,7 @@ claimed, under a larger fence (see etl.claim), replaces the day, and leaves a ro
 leaves the same table, and who wakes up late writes nothing. These runs claim no date, which is the daily job's.
 """
 
+import logging
 import re
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -20,12 +21,13 @@ from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
+from uuid import uuid4
 
 import adbc_driver_postgresql.dbapi as adbc
 import httpx
 import polars as pl
 
-from etl.claim import Claim
+from etl.claim import Claim, claim_date
 from etl.errors import BadData, ClaimLost
 from etl.extract import fetch_rows, open_client
 from etl.holding import claimed
@@ -110,6 +112,27 @@ async def day_run(logical_date: date | None) -> AsyncIterator[DayRun]:
     identity.log("start", logical_date=day.isoformat())
     async with claimed(identity, None, settings.warehouse_url.get_secret_value()) as mine:
         yield DayRun(day=day, identity=identity, claim=mine, settings=settings)
+
+
+class _Trial(DayRun):
+    def log(self, step: str, **facts: Any) -> None:
+        logging.getLogger(__name__).info("%s: %s", step, facts)
+
+
+async def trial_run(day: date, *, source_url: str, warehouse_url: str) -> DayRun:
+    """A run outside Prefect, with which a flow's own tests call what its tasks do: it has a claim like any.
+
+    Raises:
+        OSError, asyncpg.PostgresError, asyncpg.InterfaceError: the warehouse cannot be reached (etl.claim.UNREACHABLE).
+    """
+    run_id = uuid4()
+    mine = await claim_date(warehouse_url, flow_run_id=run_id, run_id=run_id, logical_date=None)
+    return _Trial(
+        day=day,
+        identity=RunIdentity(run_id=run_id, flow_run_id=run_id, correlation_id=str(run_id)),
+        claim=mine,
+        settings=EtlSettings.model_validate({"source_url": source_url, "warehouse_url": warehouse_url}),
+    )
 
 
 def load_table(table: DayTable, rows: pl.DataFrame, run: DayRun) -> DayLoaded:
