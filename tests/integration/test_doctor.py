@@ -15,8 +15,8 @@ def doctor(kubectl: Kubectl, *categories: str) -> tuple[int, dict[str, Any]]:
     """The command's exit code, and what it says of each check."""
     only = [word for category in categories for word in ("--category", category)]
     place = ("--context", kubectl.context, "--namespace", kubectl.namespace)
-    command = [sys.executable, "-m", "pipelines_client", "doctor", "--json", *place, *only]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    command = [sys.executable, "-m", "pipelines_client", "doctor", "--json", "--timeout", "100", *place, *only]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
     assert done.stdout, done.stderr
     told = json.loads(done.stdout)
     return done.returncode, {one["id"]: one for category in told["categories"] for one in category["checks"]}
