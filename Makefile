@@ -128,7 +128,7 @@ checks-report: environment ## write docs/checks.md, prefect-helm's findings besi
 
 .PHONY: test-integration
 test-integration: environment ## the whole platform on a kind cluster (ARGS=--keep-cluster keeps it)
-	@$(PYTEST) $(addprefix tests/integration/,test_control.py test_locked_down.py test_admission.py test_loop.py test_ui.py test_tilt.py) $(ARGS)
+	@$(PYTEST) $(addprefix tests/integration/,test_control.py test_doctor.py test_locked_down.py test_admission.py test_loop.py test_ui.py test_tilt.py) $(ARGS)
 
 # Apart from `make test`: they wait for minutes, and a machine that is busy otherwise makes them late.
 .PHONY: test-cluster

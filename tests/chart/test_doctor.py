@@ -19,7 +19,7 @@ from ..unit.client.doctor.wires import Object, Wires, serving
 from .conftest import EGRESS, SCENARIOS, SOURCE, Manifest, render
 from .installed import NAMESPACE, placed
 
-PATIENCE = 120.0
+BUSY = 120.0
 COLLECTIONS = {
     "Service": "services",
     "Deployment": "deployments",
@@ -105,7 +105,7 @@ def told(wires: Wires, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[
         in_cluster=True,
     )
     try:
-        outcomes = dict(run(chosen(before=False, sides=frozenset(Side)), sights, seconds=PATIENCE))
+        outcomes = dict(run(chosen(before=False, sides=frozenset(Side)), sights, seconds=BUSY, patience=BUSY))
     finally:
         service.close()
     assert set(outcomes) >= OURS

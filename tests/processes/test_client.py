@@ -108,6 +108,10 @@ def test_a_day_with_the_command(platform: Platform, service: str, tmp_path: Path
         assert steps[-1] == "Completed"
         assert "state     Completed\n" in watched.out
         run = told("status")
+        checked = told(
+            "doctor", "--category", "service", "--category", "prefect", "--category", "runs", "--timeout", "100"
+        )
+        assert checked["success"], checked
         assert (run["state"], run["logical_date"], run["origin"]) == ("Completed", DAY.isoformat(), "api")
         log = told("logs", run["run_id"])
         assert [json.loads(line["message"])["step"] for line in log["lines"] if line["message"].startswith('{"step"')]

@@ -287,6 +287,7 @@ def doctor(
     before: Before = False,
     category: OfKind = None,
     output: Output = "table",
+    timeout: Annotated[float | None, typer.Option(min=1, help="How long it may take, in seconds; 10.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Look for what is wrong, here or in the cluster, and say what mends it. Nothing is changed; warnings pass."""
@@ -297,7 +298,7 @@ def doctor(
     screen = _screen(ctx, as_json or output == "json")
     told = ctx.find_root().obj
     place = {name: told[name] for name in ("url", "context", "namespace")}
-    _exit(command.doctor(screen, **place, before=before, only=category or (), short=output == "short"))
+    _exit(command.doctor(screen, **place, before=before, only=category or (), short=output == "short", seconds=timeout))
 
 
 @doctors.command("bundle")

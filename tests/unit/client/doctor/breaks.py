@@ -310,6 +310,11 @@ def _both(*moves: Moved) -> Moved:
     return move
 
 
+def _scaled_to_nothing(place: Place) -> None:
+    worker = place.wires.of("deployments", "pipelines-worker")
+    worker["spec"]["replicas"], worker["status"] = 0, {}
+
+
 def _other_queue(place: Place) -> None:
     template = place.wires.of("deployments", "pipelines-worker")["spec"]["template"]
     template["spec"]["containers"][0]["command"] += ["--work-queue", "week-9"]
@@ -364,6 +369,7 @@ VARIANTS: tuple[tuple[str, Break], ...] = (
         Break(by=add("secrets", lambda: revision(3, "failed")), says="revision 3 of release pipelines is failed"),
     ),
     ("PL001", Break(by=remove("deployments"), says="there is no Deployment of the worker")),
+    ("PL001", Break(by=_scaled_to_nothing, says="Deployment pipelines-worker is scaled to 0")),
     ("PL323", Break(by=failed("pipelines-prefect-migrate-1"), says="Job pipelines-prefect-migrate-1 has failed")),
     ("PL323", Break(by=_init_waits, says="waits for the database's schema for 3 min")),
     (

@@ -21,7 +21,8 @@ from ..test_command import HEAVY, on_a_terminal
 from .breaks import BREAKS, Place, broken
 from .test_checks import bad, looking, made
 
-HERE = ("--context", "here")
+# time enough on a busy machine: deadlines are a test's of their own
+HERE = ("--context", "here", "--timeout", "100")
 BEGUN = "kubectl --context here --namespace pipelines"
 
 
@@ -103,7 +104,7 @@ async def test_before_an_install_a_kubeconfig_is_enough(place: Place, command: P
     """Nothing is asked of a release or of its API; nothing of the cluster is changed."""
     place.wires.objects |= {kind: [] for kind in ("services", "deployments", "pods", "configmaps", "secrets")}
     with broken(BREAKS["PL330"], place):
-        done = await command("doctor", "--pre", "--json")
+        done = await command("doctor", "--pre", "--json", "--timeout", "100")
     assert done.code == 0, done.out
     assert [one["categoryName"] for one in done.json["categories"]] == ["kubernetes"]
     assert not [path for _, path in place.wires.asked if "/pods" in path or path.startswith("/api/pipelines")]
@@ -165,7 +166,7 @@ print(json.dumps(Out.first), file=sys.stderr)
 def test_colours_are_for_terminals_that_want_them(tmp_path: Path) -> None:
     """As the other commands'."""
     environment = clean(tmp_path, PIPELINES_URL="http://127.0.0.1:9")
-    arguments = ("doctor", "--category", "service")
+    arguments = ("doctor", "--category", "service", "--timeout", "100")
     assert "\033[31m× the API is reached (PL330)\033[0m" in on_a_terminal(*arguments, environment=environment)
     assert "\033" not in on_a_terminal(*arguments, environment=environment | {"NO_COLOR": "1"})
 
@@ -175,6 +176,7 @@ async def test_the_real_service_passes(pipelines: Pipelines, wire: PrefectWire) 
     done = await pipelines("start", "etl", "--date", "2013-01-15")
     assert done.code == 0, done.err
     sides = [one for category in ("service", "prefect", "runs", "pipelines") for one in ("--category", category)]
+    sides += ["--timeout", "100"]
     well = await pipelines("doctor", "--json", *sides)
     assert well.code == 0, well.out
     results = {one["id"]: one for category in well.json["categories"] for one in category["checks"]}

@@ -11,6 +11,7 @@ from pipelines_client.doctor.catalogue import chosen
 from pipelines_client.doctor.evidence import collected
 from pipelines_client.doctor.redaction import Redactor
 from pipelines_client.doctor.report import document
+from pipelines_client.doctor.running import RUN_SECONDS
 from pipelines_client.documents import Bundled
 from pipelines_client.errors import Code, Misused
 from pipelines_client.screen import Screen
@@ -31,7 +32,7 @@ def bundle(screen: Screen, file: str, *, url: str | None, context: str | None, n
         tarfile.open(fileobj=out, mode="w:gz") as archive,
     ):
         screen.note("making the checks, then reading objects, events and logs …")
-        report = document(told(sights, chosen(before=False, sides=sides)))
+        report = document(told(sights, chosen(before=False, sides=sides), ends=time.monotonic() + RUN_SECONDS))
         files = []
         for name, text in collected(sights, sides, report.model_dump(mode="json"), Redactor()):
             content = text.encode()

@@ -1,6 +1,7 @@
 """`pipelines doctor`: what is wrong with the platform, here or in the cluster, and the command that mends it."""
 
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 from pipelines_client.doctor.catalogue import chosen, with_needs
 from pipelines_client.doctor.checks import Category, Check, Result, Side
 from pipelines_client.doctor.report import Lines, document, in_order
-from pipelines_client.doctor.running import Outcome, run
+from pipelines_client.doctor.running import RUN_SECONDS, SECONDS, Outcome, run
 from pipelines_client.doctor.sights import Sights
 from pipelines_client.doctor.sights.cluster import ClusterSight
 from pipelines_client.doctor.sights.machine import MachineSight
@@ -30,16 +31,20 @@ def doctor(
     before: bool,
     only: Sequence[str],
     short: bool,
+    seconds: float | None = None,
 ) -> Code:
     """Make the checks and tell what they found; the code says whether one failed.
 
     `before`: what can be known before an install. `only`: of these categories. `short`: only what did not pass.
+    `seconds`: how long all of it may take.
     """
+    patience = (seconds or SECONDS) / SECONDS
+    ends = time.monotonic() + RUN_SECONDS * patience
     lines = Lines(screen.styled, short=short)
     if not screen.as_json and not short and not before and FIRST in (only or [FIRST]):
         lines.title(FIRST)  # at once: what talks to others takes a moment to load
     with looking(url=url, context=context, namespace=namespace, before=before) as (sights, sides):
-        found = told(sights, chosen(before=before, sides=sides, only=only))
+        found = told(sights, chosen(before=before, sides=sides, only=only), ends=ends, patience=patience)
         if screen.as_json:
             shown = document(found)
             screen.document(shown.model_dump(mode="json"))
@@ -50,11 +55,16 @@ def doctor(
     return Code.ERROR if lines.counts[Result.ERROR] else Code.OK
 
 
-def told(sights: Sights, checks: Sequence[Check]) -> Iterator[tuple[Category, Outcome]]:
-    """What became of the checks, and of those without which they say nothing where these did not pass."""
+def told(
+    sights: Sights, checks: Sequence[Check], *, ends: float, patience: float = 1.0
+) -> Iterator[tuple[Category, Outcome]]:
+    """What became of the checks, and of those without which they say nothing where these did not pass.
+
+    `ends`, of time.monotonic: what is not done by then has failed. `patience` multiplies each check's own time.
+    """
     asked = {check.id for check in checks}
     every = with_needs(checks)
-    for category, outcome in in_order(every, run(every, sights)):
+    for category, outcome in in_order(every, run(every, sights, seconds=ends - time.monotonic(), patience=patience)):
         if outcome.check.id in asked or outcome.result is not Result.SUCCESS:
             yield category, outcome
 

@@ -122,6 +122,7 @@ CATEGORY = Category(
             meaning="Something else listens where a part of `make dev` is to listen.",
             command="make dev API_PORT=8081 PREFECT_PORT=4201 SOURCE_PORT=8091",
             look=_ports,
+            seconds=8.0,
         ),
         Check(
             id="PL303",

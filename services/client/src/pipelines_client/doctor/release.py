@@ -46,7 +46,8 @@ def _none_available(sights: Sights, component: str) -> Finding | None:
     if not deployments:
         return Finding(what=f"there is no Deployment of the {component}")
     wanted = deployments[0]["spec"].get("replicas", 1)
-    return Finding(what=f"Deployment {name(deployments[0])}: 0 of {wanted} pods are available")
+    of = f"Deployment {name(deployments[0])}"
+    return Finding(what=f"{of}: 0 of {wanted} pods are available" if wanted else f"{of} is scaled to 0")
 
 
 def _parts(sights: Sights) -> Finding | None:
