@@ -35,9 +35,10 @@ def page() -> Iterator["Page"]:
 
 
 @pytest.fixture(scope="module")
-def run(platform: Platform) -> dict[str, Any]:
-    """A run that is Completed."""
-    run = platform.finished(platform.start({"logical_date": DAY.isoformat()}), within=RUN_SECONDS)
+def run(release: Release) -> dict[str, Any]:
+    """A run that is Completed; by port-forwards of its own, for the pods behind older ones may have been replaced."""
+    with Platform.connect(release) as platform:
+        run = platform.finished(platform.start({"logical_date": DAY.isoformat()}), within=RUN_SECONDS)
     assert run["state"] == "Completed", run
     return run
 
