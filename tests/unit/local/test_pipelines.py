@@ -17,7 +17,7 @@ def test_the_daily_job_is_registered_as_without_a_file() -> None:
     assert Deployment.model_validate(DAILY.deployment) == DAILY_JOB
 
 
-@pytest.mark.parametrize(("pipeline", "listed"), zip((DAILY, WEEKLY), LISTED, strict=True))
+@pytest.mark.parametrize(("pipeline", "listed"), list(zip((DAILY, WEEKLY), LISTED, strict=True)))
 def test_what_is_registered_here_is_what_kind_lists(pipeline: Pipeline, listed: dict[str, Any]) -> None:
     """Name, deployment, entrypoint, queue, schedule and limit; image and resources are a cluster's."""
     assert pipeline.offered == {"name": listed["name"], "deployment": f"{listed['flow']}/{listed['deployment']}"}
