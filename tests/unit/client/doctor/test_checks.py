@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 from orchestrator.catalogue import CATALOGUE
@@ -121,6 +122,21 @@ def test_a_port_in_the_way_fails_where_make_dev_is_meant(place: Place) -> None:
     assert told is not None
     assert told.result is Result.ERROR
     assert told.hint == f"make dev SOURCE_PORT={place.ports.source + 1}"
+
+
+def test_the_namespace_is_the_releases(place: Place) -> None:
+    """Where it is found in another than the context's: that one's PodSecurity counts, and commands name it."""
+    for one in (*place.wires.objects["services"], *place.wires.objects["namespaces"]):
+        one["metadata"] |= {"namespace": "elsewhere"} if "namespace" in one["metadata"] else {"name": "elsewhere"}
+    place.wires.of("namespaces", "elsewhere")["metadata"]["labels"] = {}
+    with looking(place) as sights:
+        found = replace(sights, cluster=ClusterSight(context="here"))
+        told = dict(run([CHECKS[name] for name in ("PL310", "PL311", "PL314")], found, seconds=BUSY, patience=BUSY))
+    assert told["PL314"] is not None
+    assert told["PL314"].error == "namespace elsewhere enforces no level, not restricted"
+    assert (told["PL314"].hint or "").startswith(
+        "kubectl --context here --namespace elsewhere label namespace elsewhere"
+    )
 
 
 def test_every_check_is_in_the_table() -> None:

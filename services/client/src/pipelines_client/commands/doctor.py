@@ -90,6 +90,7 @@ def looking(
         cluster=ClusterSight(context=context, namespace=namespace),
         service=service,
         in_cluster=in_cluster,
+        before=before,
     )
     sides = {Side.CLUSTER} if before else {Side.MACHINE, Side.SERVICE} | ({Side.CLUSTER} if in_cluster else set())
     try:

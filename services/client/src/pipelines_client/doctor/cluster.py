@@ -52,6 +52,8 @@ def _may_create(sights: Sights) -> Finding | None:
 
 
 def _pod_security(sights: Sights) -> Finding | None:
+    if not sights.before:
+        sights.cluster.settle()
     namespace = sights.cluster.namespace_itself
     if namespace is None:
         raise NotApplicable
@@ -140,6 +142,7 @@ CATEGORY = Category(
             look=_pod_security,
             needs=("PL311",),
             when=When.BOTH,
+            seconds=8.0,
         ),
         Check(
             id="PL315",

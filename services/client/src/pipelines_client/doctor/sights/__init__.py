@@ -74,13 +74,14 @@ def filled(template: str, names: Mapping[str, str]) -> str:
 class Sights:
     """This machine, the cluster and the service, none of which has been looked at yet.
 
-    `in_cluster`: the platform is looked for in the cluster.
+    `in_cluster`: the platform is looked for in the cluster; `before`: it is yet to be installed there.
     """
 
     machine: "MachineSight"
     cluster: "ClusterSight"
     service: "ServiceSight"
     in_cluster: bool
+    before: bool = False
 
     def command(self, template: str, names: Mapping[str, object]) -> str:
         """A command to paste, with each of `names` quoted as a shell needs it."""

@@ -1,12 +1,13 @@
 """The cluster of a context, and in it the release: objects as the API server has them, and who may not see which."""
 
+import contextlib
 import json
 import shlex
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipelines_client.doctor.sights import Memory, Unseen, remembered
-from pipelines_client.errors import NotAllowed, NotFound
+from pipelines_client.errors import ClientError, NotAllowed, NotFound
 
 if TYPE_CHECKING:
     from pipelines_client.forward import Cluster, Service
@@ -65,6 +66,11 @@ class ClusterSight(Memory):
             where = f"in namespace {self._wanted or self.cluster.namespace}, and in the whole cluster"
             raise Unseen("list", f"services {where}", command="kubectl auth can-i list services") from exc
         return found
+
+    def settle(self) -> None:
+        """Look for the release, so that `namespace` is its own; where none is found, it stays the context's."""
+        with contextlib.suppress(ClientError, Unseen):
+            _ = self.service
 
     @property
     def namespace(self) -> str:
