@@ -164,9 +164,10 @@ def test_a_day_of_the_year_under_the_pointer(page: "Page", morning: Morning) -> 
     assert page.url.endswith(f"{since.fromordinal(since.toordinal() + 3 * 7 + 2)}")
 
 
-@pytest.fixture
-def guarded(postgres: Postgres, tmp_path: Path) -> Iterator[str]:
+@pytest.fixture(scope="module")
+def guarded(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Another orchestrator, behind a door of API keys."""
+    tmp_path = tmp_path_factory.mktemp("guarded")
     keys = write(tmp_path / "keys.json", {"name": "ops", "key": OPS})
     door = {"AUTH": "apiKey", "API_KEYS_FILE": str(keys)}
     with listening(PrefectServer()) as prefect, serving(postgres.create_database(), prefect, tmp_path, **door) as url:
