@@ -192,7 +192,7 @@ def fill(database: str) -> str:
     degraded = a_run("billing", YESTERDAY, state_name="Degraded", message="kept the 1,204 invoices loaded before")
     for name in ("etl", *OTHERS):
         for number in range(1, 330):
-            red = number % 97 == 40 or (name == "etl" and RED == YESTERDAY - timedelta(days=number))
+            red = number % 97 == 40 or (name == "etl" and YESTERDAY - timedelta(days=number) == RED)
             state = "Failed" if red else "Cancelled" if number % 151 == 60 else "Completed"
             if not (name == "weather" and 70 < number < 75) and not (name == "etl" and number == 3):
                 rows.append(a_run(name, YESTERDAY - timedelta(days=number), state))
