@@ -48,6 +48,7 @@ def tags(html: str) -> list[tuple[str, dict[str, str | None]]]:
 
 def test_what_people_write_is_kept() -> None:
     """Headings below the page's own, lists, tables, code, and links that tell nobody where one comes from."""
+    assert rendered("## Rows\n\n### Good").startswith("<h4>Rows</h4>\n<h5>Good</h5>")
     html = rendered("# Rows\n\n- **896** good\n\n|a|b|\n|-|-|\n|1|2|\n\n[docs](https://example.test/x)\n\n`x < y`")
     for part in ("<h4>Rows</h4>", "<strong>896</strong>", "<td>1</td>", "x &lt; y"):
         assert part in html

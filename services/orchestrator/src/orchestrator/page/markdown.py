@@ -13,13 +13,18 @@ from markdown_it.token import Token
 from markupsafe import Markup, escape
 
 LONGEST = 200_000
+HIGHEST = 4
 DRAWN = re.compile(r"data:image/(png|gif|jpeg|webp);base64,[A-Za-z0-9+/=\s]+")
 LINKED = re.compile(r"(https?://|mailto:)", re.IGNORECASE)
 
 
 def rendered(text: str) -> Markup:
     """The text as HTML; one beyond `LONGEST` characters is cut."""
-    return Markup(_PARSER.render(text[:LONGEST]))  # noqa: S704 -- its HTML is off, and what it makes is listed here
+    tokens = _PARSER.parse(text[:LONGEST])
+    levels = [int(one.tag[1:]) for one in tokens if one.type == "heading_open"]
+    # its highest heading comes right below the page's own
+    env = {"deeper": HIGHEST - min(levels, default=1)}
+    return Markup(_PARSER.renderer.render(tokens, _PARSER.options, env))  # noqa: S704 -- its HTML is off
 
 
 def picture(url: str, words: str) -> Markup:
@@ -40,16 +45,15 @@ def _parser() -> MarkdownIt:
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     parser.add_render_rule("image", _image)
     parser.add_render_rule("link_open", _link_open)
-    # the page has its own h1 and h2
-    parser.add_render_rule("heading_open", lambda _, tokens, place, *__: f"<h{_level(tokens[place])}>")
-    parser.add_render_rule("heading_close", lambda _, tokens, place, *__: f"</h{_level(tokens[place])}>\n")
+    parser.add_render_rule("heading_open", lambda _, tokens, at, options, env: f"<h{_level(tokens[at], env)}>")
+    parser.add_render_rule("heading_close", lambda _, tokens, at, options, env: f"</h{_level(tokens[at], env)}>\n")
     parser.add_render_rule("table_open", lambda *_: '<div class="scroll" tabindex="0"><table>\n')
     parser.add_render_rule("table_close", lambda *_: "</table></div>\n")
     return parser
 
 
-def _level(token: Token) -> int:
-    return min(6, int(token.tag[1:]) + 3)
+def _level(token: Token, env: Any) -> int:
+    return min(6, int(token.tag[1:]) + int(env["deeper"]))
 
 
 def _image(_: RendererHTML, tokens: Sequence[Token], place: int, options: Any, env: Any) -> str:

@@ -44,14 +44,15 @@ document.addEventListener("click", (event) => {
 
 // Who is writing into a form, or has something marked, is not disturbed.
 const busy = () => document.activeElement?.closest("form") || !getSelection().isCollapsed || document.hidden;
-const path = (one) => [...one.querySelectorAll("a[href], summary, [tabindex='0']")].indexOf(document.activeElement);
+const REACHED = "a[href], button, summary, [tabindex='0']";
+const place = (one) => [...one.querySelectorAll(REACHED)].indexOf(document.activeElement);
 let stale = false;
 let looking = false;
 let status = "";
 
 function say(text) {
-  const place = document.getElementById("live");
-  if (place && status !== text) place.textContent = text;
+  const told = document.getElementById("live");
+  if (told && status !== text) told.textContent = text;
   status = text;
 }
 
@@ -64,14 +65,14 @@ async function look() {
     if (!answer.ok || answer.redirected) return;
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
     const main = document.getElementById("main");
-    const focused = path(main);
+    const focused = place(main);
     const opened = [...main.querySelectorAll("details")].map((one) => one.open);
     main.replaceChildren(...page.getElementById("main").childNodes);
     document.title = page.title;
     document.querySelector("footer time").replaceWith(page.querySelector("footer time"));
-    main.querySelectorAll("details").forEach((one, place) => { one.open = opened[place] ?? one.open; });
-    if (focused >= 0) main.querySelectorAll("a[href], summary, [tabindex='0']")[focused]?.focus({ preventScroll: true });
+    main.querySelectorAll("details").forEach((one, number) => { one.open = opened[number] ?? one.open; });
     dress();
+    if (focused >= 0) main.querySelectorAll(REACHED)[focused]?.focus({ preventScroll: true });
   } finally {
     setTimeout(() => { looking = false; look(); }, PACE);
   }
