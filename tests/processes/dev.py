@@ -99,6 +99,7 @@ def running_dev(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=True,
     )
     dev = Dev(process, ports)
     reader = threading.Thread(target=dev.read)
@@ -107,11 +108,11 @@ def running_dev(
         eventually(dev.is_ready, within=READY_SECONDS, what="make dev is ready")
         yield dev
     finally:
-        process.send_signal(signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does: make alone would wait for its child
         try:
-            process.wait(60)
+            process.wait(120)
         except subprocess.TimeoutExpired:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
             pytest.fail("make dev did not stop:\n" + "".join(dev.printed)[-4000:])
         finally:
             reader.join(10)
