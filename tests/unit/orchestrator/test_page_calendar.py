@@ -5,7 +5,7 @@ from datetime import UTC, date, datetime, timedelta
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from orchestrator.ledger.days import NONE, Days
 from orchestrator.page.calendar import Calendar, Plot, in_words, monday_before, rhythm, seconds
@@ -83,6 +83,7 @@ def test_the_weekdays_of_a_schedule(cron: str, weekdays: set[int] | None) -> Non
     assert (set(found.weekdays) if found else None) == weekdays
 
 
+@settings(deadline=None)
 @given(st.text("CDFXRM. ", min_size=1, max_size=371))
 def test_the_drawing_of_a_year_says_what_its_letters_say(letters: str) -> None:
     """Read back cell by cell, whatever follows what."""
