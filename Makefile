@@ -49,9 +49,12 @@ local-environment: python | $(filter $(STATE)/uv/bin/uv,$(UV))
 dev-environment: python | $(filter $(STATE)/uv/bin/uv,$(UV))
 	@$(UV) sync --quiet --frozen --inexact --python $(PYTHON) --all-packages --no-default-groups --group local
 
+# Compiled once for each lock: where PYTHONDONTWRITEBYTECODE is set, as in many containers, each process that a test starts
+# would do it anew, for seconds.
 .PHONY: environment
 environment: python | $(filter $(STATE)/uv/bin/uv,$(UV))
-	@$(UV) sync --quiet --frozen --python $(PYTHON) --all-packages
+	@compile=--compile-bytecode; [ ! .venv/compiled -nt uv.lock ] || compile=; \
+	$(UV) sync --quiet --frozen --python $(PYTHON) --all-packages $$compile && { [ -z "$$compile" ] || touch .venv/compiled; }
 
 # -- without a cluster
 
@@ -96,7 +99,7 @@ test-unit: environment ## unit tests, on an embedded PostgreSQL
 
 .PHONY: test-processes
 test-processes: environment ## flow runs and examples as processes of their own, on a real Prefect server
-	@$(PYTEST) -m processes tests/unit tests/processes
+	@$(PYTEST) --numprocesses 2 --dist loadfile -m processes tests/unit tests/processes
 
 .PHONY: test-browser
 test-browser: environment ## the page in Chromium, by mouse and by keys (skips without chromium; REQUIRE_BROWSER=1: fails)
