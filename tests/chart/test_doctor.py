@@ -14,8 +14,9 @@ from pipelines_client.doctor.sights.machine import MachineSight
 from pipelines_client.doctor.sights.service import ServiceSight
 from pipelines_client.place import Wanted
 
-from ..unit.client.doctor.healthy import make_healthy, moment
-from ..unit.client.doctor.wires import Object, Wires, serving
+from tests.unit.client.doctor.healthy import make_healthy, moment
+from tests.unit.client.doctor.wires import Object, Wires, serving
+
 from .conftest import EGRESS, SCENARIOS, SOURCE, Manifest, render
 from .installed import NAMESPACE, placed
 
