@@ -99,7 +99,14 @@ test-unit: environment ## unit tests, on an embedded PostgreSQL
 
 .PHONY: test-processes
 test-processes: environment ## flow runs and examples as processes of their own, on a real Prefect server
-	@$(PYTEST) --numprocesses 2 --dist loadfile -m processes tests/unit tests/processes
+	@$(PYTEST) -m processes tests/unit tests/processes $(addprefix --ignore=tests/processes/,$(GUIDES))
+
+# Apart from `make test`: they start a whole platform of their own, twice.
+GUIDES := test_tutorial.py test_restore.py
+
+.PHONY: test-guides
+test-guides: environment ## the tutorial's commands in a clone, and the drill of docs/restore.md on two servers, without a cluster
+	@$(PYTEST) $(addprefix tests/processes/,$(GUIDES))
 
 .PHONY: test-browser
 test-browser: environment ## the page in Chromium, by mouse and by keys (skips without chromium; REQUIRE_BROWSER=1: fails)
