@@ -19,7 +19,6 @@ from datetime import UTC, date, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from zoneinfo import ZoneInfo
 
 import httpx
 import pytest
@@ -29,7 +28,7 @@ from orchestrator.ledger.tables import runs
 from sqlalchemy import insert
 
 from tests.conftest import Postgres
-from tests.unit.orchestrator.mornings import a_run
+from tests.unit.orchestrator.mornings import a_run, yesterday
 from tests.unit.orchestrator.wire import PrefectWire
 
 from . import chromium
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
 READY_SECONDS = 300  # a busy machine takes its time to import
 SETTLE_SECONDS = 30
 OTHERS = {"billing": "invoices/daily", "weather": "weather/daily"}
-YESTERDAY = datetime.now(ZoneInfo("Europe/Madrid")).date() - timedelta(days=1)
+YESTERDAY = yesterday(lasting=timedelta(minutes=4))  # what all these tests take
 RED = YESTERDAY - timedelta(days=9)  # a day that failed and was left, too long ago to be told first
 LAST_LINE = "etl.errors.SourceUnavailable: GET http://source:8090/flights answered 503 three times"
 

@@ -1,11 +1,13 @@
 """Mornings to look at: a year of runs in the ledger, and runs that end as they are told on the wire."""
 
 import json
+import time
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from html.parser import HTMLParser
 from typing import Any
 from uuid import UUID, uuid4
+from zoneinfo import ZoneInfo
 
 import httpx
 from orchestrator.ledger import following
@@ -18,6 +20,16 @@ from .conftest import eventually
 from .wire import SCHEMA, PrefectWire
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>{{ 7 * 7 }}\"'"
+
+
+def yesterday(*, lasting: timedelta) -> date:
+    """Yesterday where the pipelines are. With midnight nearer than `lasting`, which tests take, it waits it out."""
+    now = datetime.now(ZoneInfo("Europe/Madrid"))
+    after = now + lasting
+    if after.date() != now.date():
+        midnight = datetime(after.year, after.month, after.day, tzinfo=after.tzinfo)
+        time.sleep((midnight.astimezone(UTC) - datetime.now(UTC)).total_seconds() + 1)
+    return datetime.now(ZoneInfo("Europe/Madrid")).date() - timedelta(days=1)
 
 
 def names(count: int) -> list[str]:

@@ -78,17 +78,22 @@ async def until(count: int, listener: Listener) -> None:
     await eventually(heard, within=5, what=f"{count} hints")
 
 
+async def subscribed(count: int, announcer: Announcer) -> None:
+    """Prefect's end has read that many subscriptions: whoever subscribed goes on before."""
+
+    async def stand() -> bool:
+        return len(announcer.sockets) >= count
+
+    await eventually(stand, within=5, what=f"{count} subscriptions stand")
+
+
 async def test_it_subscribes_to_what_is_still_to_come(monkeypatch: pytest.MonkeyPatch) -> None:
     """Credentials first, then a filter whose end lies ahead; announcements are hints, and so is a lost connection."""
     monkeypatch.setattr("orchestrator.prefect_api.announcements.backoff", lambda attempts: 0.05)
     announcer, listener = Announcer(), Listener()
     async with listening(announcer, listener):
         await until(1, listener)
-
-        async def connected() -> bool:
-            return bool(announcer.sockets)
-
-        await eventually(connected, within=5, what="the subscription stands")
+        await subscribed(1, announcer)
         auth, subscription = announcer.told
         assert auth == {"type": "auth", "token": "admin:secret"}
         assert (subscription["type"], subscription["backfill"]) == ("filter", False)
@@ -108,6 +113,7 @@ async def test_it_subscribes_to_what_is_still_to_come(monkeypatch: pytest.Monkey
         await announcer.sockets[0].close()
         await until(4, listener)
         assert listener.hints[3] == set(), "what happened meanwhile is not known"
+        await subscribed(2, announcer)
         assert len(announcer.told) == 4, "it subscribed again"
 
 
@@ -117,7 +123,7 @@ async def test_what_announces_something_else_is_left(monkeypatch: pytest.MonkeyP
     announcer, listener = Announcer(), Listener()
     async with listening(announcer, listener):
         for number, said in enumerate(("{}", "no JSON", "[]"), 1):
-            await until(number, listener)
+            await subscribed(number, announcer)
             await announcer.sockets[-1].send(said)
         await until(4, listener)
     assert set(map(frozenset, listener.hints)) == {frozenset()}

@@ -6,7 +6,6 @@ from contextvars import ContextVar
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from uuid import uuid4
-from zoneinfo import ZoneInfo
 
 import httpx
 import pytest
@@ -15,13 +14,18 @@ from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from .conftest import Serve, answering, eventually, settings
-from .mornings import HOSTILE, Page, a_run, configured, ended, keep, names, note, send, started
+from .mornings import HOSTILE, Page, a_run, configured, ended, keep, names, note, send, started, yesterday
 from .wire import DEPLOYMENT, PrefectWire, refused
 
 MOST_BYTES = 100_000
 MOST_STATEMENTS = 6
 asking: ContextVar[bool] = ContextVar("asking", default=False)  # what goes on in the background asks too
-YESTERDAY = datetime.now(ZoneInfo("Europe/Madrid")).date() - timedelta(days=1)
+
+
+@pytest.fixture
+def day() -> date:
+    """Yesterday, whose data should be here."""
+    return yesterday(lasting=timedelta(seconds=20))
 
 
 @pytest.fixture
@@ -36,7 +40,7 @@ async def client(serve: Serve, wire: PrefectWire) -> AsyncIterator[httpx.AsyncCl
         yield client
 
 
-async def test_why_yesterday_failed_is_said_first(client: httpx.AsyncClient, wire: PrefectWire) -> None:
+async def test_why_yesterday_failed_is_said_first(client: httpx.AsyncClient, wire: PrefectWire, day: date) -> None:
     """Before all pipelines: the day, the typed reason, its evidence, the command, the way to the run and its log."""
     error = "Traceback (most recent call last):\netl.errors.SourceUnavailable: the source answered 503"
     run_id, flow_run = await ended(
@@ -45,22 +49,22 @@ async def test_why_yesterday_failed_is_said_first(client: httpx.AsyncClient, wir
     page = Page(await client.get("/"))
     first, _, rest = page.text.partition("Pipelines C Completed")
     assert rest, "the pipelines come after what needs somebody"
-    assert f"F Failed etl, {YESTERDAY}" in first
+    assert f"F Failed etl, {day}" in first
     assert "PL101 Source unavailable" in first
     assert f"prefect flow-run logs {flow_run}" in first
     links = [one["href"] for one in page.all("a")]
     assert f"./pipelines/etl/runs/{run_id}" in links
     assert f"./pipelines/etl/runs/{run_id}#log" in links
-    assert f"./pipelines/etl/{YESTERDAY}" in links
+    assert f"./pipelines/etl/{day}" in links
     shown = await client.get(f"/pipelines/etl/runs/{run_id}")
     run = Page(shown)
     assert "SourceUnavailable: the source answered 503" in run.text
     assert run.all("li", **{"class": "error"})
-    for told in (run_id, flow_run, "accepted", "because: PL101", f'"logical_date": "{YESTERDAY}"'):
+    for told in (run_id, flow_run, "accepted", "because: PL101", f'"logical_date": "{day}"'):
         assert told in run.text, told
 
 
-async def test_a_degraded_day_and_one_that_is_held(client: httpx.AsyncClient, wire: PrefectWire) -> None:
+async def test_a_degraded_day_and_one_that_is_held(client: httpx.AsyncClient, wire: PrefectWire, day: date) -> None:
     """Each with its letter, what was said of it, and a command."""
     await ended(client, wire, "COMPLETED", name="Degraded", message="kept the 896 flights loaded before")
     plan = {"from": "2026-03-01", "to": "2026-03-02", "mode": "all"}
@@ -74,25 +78,25 @@ async def test_a_degraded_day_and_one_that_is_held(client: httpx.AsyncClient, wi
         return page if "PL021 Backfill paused" in page.text and "2 runs" in page.text else None
 
     page = await eventually(held, within=30, what="the page says what holds both runs")
-    assert f"D Degraded etl, {YESTERDAY}" in page.text
+    assert f"D Degraded etl, {day}" in page.text
     assert "kept the 896 flights loaded before" in page.text
-    assert f"pipelines backfill etl --from {YESTERDAY} --to {YESTERDAY} --mode degraded" in page.text
+    assert f"pipelines backfill etl --from {day} --to {day} --mode degraded" in page.text
     assert f"backfill {made} is paused" in page.text
 
 
-async def test_a_day_that_the_schedule_missed(client: httpx.AsyncClient, db: AsyncEngine) -> None:
+async def test_a_day_that_the_schedule_missed(client: httpx.AsyncClient, db: AsyncEngine, day: date) -> None:
     """Yesterday has no run, and it is late for one: missing, with the command that starts it."""
     await note(db, "etl", DEPLOYMENT, cron="1 0 * * *")
-    await keep(db, [a_run("etl", YESTERDAY - timedelta(days=2)), a_run("etl", YESTERDAY - timedelta(days=3))])
+    await keep(db, [a_run("etl", day - timedelta(days=2)), a_run("etl", day - timedelta(days=3))])
     page = Page(await client.get("/"))
-    assert f"M missing etl, {YESTERDAY - timedelta(days=1)}" in page.text
-    assert f"pipelines start etl --date {YESTERDAY - timedelta(days=1)} --watch" in page.text
+    assert f"M missing etl, {day - timedelta(days=1)}" in page.text
+    assert f"pipelines start etl --date {day - timedelta(days=1)} --watch" in page.text
 
 
-async def test_nothing_needs_anybody(client: httpx.AsyncClient, db: AsyncEngine) -> None:
+async def test_nothing_needs_anybody(client: httpx.AsyncClient, db: AsyncEngine, day: date) -> None:
     """It says so, and that yesterday arrived."""
     await note(db, "etl", DEPLOYMENT)
-    await keep(db, [a_run("etl", YESTERDAY - timedelta(days=number)) for number in range(40)])
+    await keep(db, [a_run("etl", day - timedelta(days=number)) for number in range(40)])
     page = Page(await client.get("/"))
     assert "Nothing failed, is degraded, missing or held" in page.text
     assert "C 1 Completed of 1 pipeline" in page.text
@@ -104,7 +108,7 @@ async def test_nothing_needs_anybody(client: httpx.AsyncClient, db: AsyncEngine)
 
 
 async def test_twenty_pipelines_of_a_year_in_few_bytes_and_statements(
-    database_url: str, db: AsyncEngine, capsys: pytest.CaptureFixture[str]
+    database_url: str, db: AsyncEngine, capsys: pytest.CaptureFixture[str], day: date
 ) -> None:
     """At most 100 KB, and as many statements as for one, where one day in five is not as it should be."""
     odd = [("Failed", "Failed"), ("Completed", "Degraded"), ("Cancelled", "Cancelled")]
@@ -120,7 +124,7 @@ async def test_twenty_pipelines_of_a_year_in_few_bytes_and_statements(
         await keep(
             db,
             [
-                a_run(name, YESTERDAY - timedelta(days=number), state, state_name=state_name)
+                a_run(name, day - timedelta(days=number), state, state_name=state_name)
                 for name in known
                 for number, (state, state_name) in enumerate(map(ended_as, range(365)))
             ],
@@ -149,7 +153,7 @@ async def test_twenty_pipelines_of_a_year_in_few_bytes_and_statements(
     assert len(page.all("svg", role="img")) == 40
 
 
-async def test_what_others_wrote_is_text(client: httpx.AsyncClient, wire: PrefectWire) -> None:
+async def test_what_others_wrote_is_text(client: httpx.AsyncClient, wire: PrefectWire, day: date) -> None:
     """A message, a log line, an artifact that hold HTML, a script or a template are shown, never done."""
     run_id, flow_run = await ended(client, wire, "FAILED", message=HOSTILE, error=HOSTILE)
     wire.leave(
@@ -159,7 +163,7 @@ async def test_what_others_wrote_is_text(client: httpx.AsyncClient, wire: Prefec
     wire.leave(flow_run, "image", "https://elsewhere.test/z.png", key="i")
     wire.leave(flow_run, "image", "data:image/svg+xml;base64,PHN2Zz4=", key="s")
     wire.leave(flow_run, "image", "data:image/png;base64,iVBORw0KGgo=", key="p")
-    for path in ("/", f"/pipelines/etl/runs/{run_id}", f"/pipelines/etl/{YESTERDAY}"):
+    for path in ("/", f"/pipelines/etl/runs/{run_id}", f"/pipelines/etl/{day}"):
         answer = await client.get(path)
         page = Page(answer)
         assert HOSTILE not in answer.text, path
@@ -174,10 +178,12 @@ async def test_what_others_wrote_is_text(client: httpx.AsyncClient, wire: Prefec
     assert "<b>bold</b>" in Page(await client.get(f"/pipelines/etl/runs/{run_id}")).text
 
 
-async def test_every_page_forbids_what_it_does_not_need(client: httpx.AsyncClient, wire: PrefectWire) -> None:
+async def test_every_page_forbids_what_it_does_not_need(
+    client: httpx.AsyncClient, wire: PrefectWire, day: date
+) -> None:
     """The same strict policy on each, refusals and files included; nothing inline, nothing from elsewhere."""
     run_id, _ = await started(client, wire)
-    paths = ["/", "/pipelines/etl", f"/pipelines/etl/{YESTERDAY}", f"/pipelines/etl/runs/{run_id}", "/sign-in"]
+    paths = ["/", "/pipelines/etl", f"/pipelines/etl/{day}", f"/pipelines/etl/runs/{run_id}", "/sign-in"]
     paths += [
         "/pipelines/nowhere",
         f"/pipelines/etl/runs/{uuid4()}",
@@ -217,10 +223,10 @@ async def test_files_are_kept_for_good_by_their_content(client: httpx.AsyncClien
         assert (await client.get(f"/static/{name}")).status_code == 404
 
 
-async def test_a_page_below_a_path(client: httpx.AsyncClient, wire: PrefectWire) -> None:
+async def test_a_page_below_a_path(client: httpx.AsyncClient, wire: PrefectWire, day: date) -> None:
     """Every address is relative: it leads to the right place below whatever a proxy puts in front."""
     run_id, _ = await started(client, wire)
-    for path in ("/", "/pipelines/etl", f"/pipelines/etl/{YESTERDAY}", f"/pipelines/etl/runs/{run_id}"):
+    for path in ("/", "/pipelines/etl", f"/pipelines/etl/{day}", f"/pipelines/etl/runs/{run_id}"):
         page = Page(await client.get(path))
         links = [one["href"] for one in page.all("a")]
         outside = httpx.URL(f"https://example.test/some/where{path}")
