@@ -21,16 +21,16 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.datastructures import Headers
 
 from .conftest import Serve, answering, settings
-from .mornings import Page, a_run, keep, run_of, send, started
+from .mornings import Page, a_run, keep, run_of, send, started, yesterday
 from .test_api import problem
 from .test_doors import BOTH, VIEWER
 from .test_events import listening, received
 from .test_keys import NEXT, OPS, write
-from .test_page import YESTERDAY
 from .test_tokens import CI, CI_NAME, ReviewsWire
 from .test_tokens import guarded as behind_tokens
 from .wire import PrefectWire, refused
 
+YESTERDAY = yesterday(lasting=timedelta())  # none of these minds a midnight in between
 DAY = f"/pipelines/etl/{YESTERDAY}"
 
 
