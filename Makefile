@@ -170,7 +170,7 @@ BENCH_CLUSTER ?= bench
 
 .PHONY: bench
 bench: environment ## measure against rivals, then write docs/bench: make bench NAME=load SEED=1 (ARGS=--short: that it runs)
-	@CLUSTER=$(BENCH_CLUSTER) $(VENV)/python -m tests.bench run --names "$(NAME)" --seed $(SEED) $(ARGS)
+	@CLUSTER=$(BENCH_CLUSTER) UV=$(UV) $(VENV)/python -m tests.bench run --names "$(NAME)" --seed $(SEED) $(ARGS)
 
 .PHONY: bench-report
 bench-report: environment ## write docs/bench, its table and drawings, from the raw samples

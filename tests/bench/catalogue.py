@@ -8,7 +8,8 @@ from .cluster.idle import IDLE
 from .cluster.install import INSTALL
 from .cluster.start import START
 from .load.benchmark import LOAD
+from .local.benchmark import LOCAL
 
 BENCHMARKS: dict[str, Benchmark] = {
-    one.name: one for one in (LOAD, ACCEPT, STATUS, START, BURST, BACKFILL, IDLE, INSTALL)
+    one.name: one for one in (LOAD, ACCEPT, STATUS, START, BURST, BACKFILL, IDLE, INSTALL, LOCAL)
 }

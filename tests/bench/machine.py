@@ -7,17 +7,21 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
+import httpx
 from local_platform.database import open_server
 
+T = TypeVar("T")
+
+HOST = "127.0.0.1"
 _LAUNCH = Path(__file__).with_name("launch.py")
 
 
@@ -146,15 +150,35 @@ def serving(
             process.wait()
 
 
+def awaited(probe: Callable[[], T | None], *, within: float, what: str, every: float = 0.1) -> T:
+    """The probe's first answer that is not None. One that got none from a busy server is asked again.
+
+    Raises:
+        Unready: there was none in time.
+    """
+    deadline = time.monotonic() + within
+    while True:
+        failure: httpx.TransportError | None = None
+        try:
+            answer = probe()
+        except httpx.TransportError as exc:
+            answer, failure = None, exc
+        if answer is not None:
+            return answer
+        if time.monotonic() > deadline:
+            raise Unready(f"not within {within:g} s: {what}") from failure
+        time.sleep(every)
+
+
 def free_port() -> int:
     """A TCP port that nothing listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
+    with socket.create_server((HOST, 0)) as probe:
         return int(probe.getsockname()[1])
 
 
 def _listens(port: int) -> bool:
     try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        socket.create_connection((HOST, port), timeout=1).close()
     except OSError:
         return False
     return True

@@ -18,9 +18,8 @@ import psutil
 from orchestrator import migrations
 
 from ..benchmark import Benchmark, Figures, Setting, Target, Variant
-from ..machine import Unready, free_port, postgres, serving
+from ..machine import HOST, Unready, free_port, postgres, serving
 
-HOST = "127.0.0.1"
 CONNECTIONS = 16
 # More than Prefect can take, with its process busy all the time.
 STEADY_PER_SECOND = 50

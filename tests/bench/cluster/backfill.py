@@ -10,9 +10,9 @@ from datetime import date, timedelta
 import httpx
 
 from ..benchmark import Benchmark, Figures, Setting, Target, Variant
-from ..machine import Unready
+from ..machine import Unready, awaited
 from .ground import CLUSTER, prepared
-from .sides import Stock, awaited
+from .sides import Stock
 
 FIRST, DAYS, SHORT_DAYS = date(2013, 1, 1), 365, 4
 # Compared by the day: what a pod is started for takes so long that a part of the year tells its pace.

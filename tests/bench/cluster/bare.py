@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import httpx
 
-from .sides import awaited
+from ..machine import awaited
 
 _PROGRAM = "import time; trivial = lambda: 1; trivial(); print(time.time())"
 

@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from ..benchmark import Benchmark, Figures, Setting, Target, Variant
-from ..machine import Unready
+from ..machine import Unready, awaited
 from .ground import prepared
-from .sides import Side, awaited
+from .sides import Side
 
 RUNS, SHORT_RUNS = 50, 4
 CALLERS = 10

@@ -10,10 +10,10 @@ import httpx
 
 from ...integration.platform import Kubectl
 from ..benchmark import Benchmark, Figures, Setting, Target, Variant
-from ..machine import Unready
+from ..machine import Unready, awaited
 from ..series import ROOT
 from .ground import CLUSTER, prepared
-from .sides import Ended, Ours, Side, Stock, awaited
+from .sides import Ended, Ours, Side, Stock
 
 WITHIN_SECONDS = 600
 _DAY = "2013-01-15"

@@ -3,43 +3,19 @@
 A run's times are those that Prefect keeps of its states; the cluster's pods and this machine have one clock.
 """
 
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 
 from ...integration.platform import Kubectl
-from ..machine import Unready
-
-T = TypeVar("T")
 
 FINAL = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
 _LIMITS = httpx.Limits(max_connections=64, keepalive_expiry=2)  # before the server closes an idle connection
-
-
-def awaited(probe: Callable[[], T | None], *, within: float, what: str, every: float = 0.1) -> T:
-    """The probe's first answer that is not None. One that got none from a busy server is asked again.
-
-    Raises:
-        Unready: there was none in time.
-    """
-    deadline = time.monotonic() + within
-    while True:
-        failure: httpx.TransportError | None = None
-        try:
-            answer = probe()
-        except httpx.TransportError as exc:
-            answer, failure = None, exc
-        if answer is not None:
-            return answer
-        if time.monotonic() > deadline:
-            raise Unready(f"not within {within:g} s: {what}") from failure
-        time.sleep(every)
 
 
 @dataclass(frozen=True, kw_only=True)

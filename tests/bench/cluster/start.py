@@ -7,10 +7,10 @@ from statistics import median
 from typing import Any
 
 from ..benchmark import Benchmark, Figures, Setting, Target, Variant
-from ..machine import Unready
+from ..machine import Unready, awaited
 from . import bare
 from .ground import Ground, prepared
-from .sides import Ended, Side, awaited
+from .sides import Ended, Side
 
 RUN_SECONDS = 180
 _POD_SECONDS = 60
