@@ -98,15 +98,8 @@ test-unit: environment ## unit tests, on an embedded PostgreSQL
 	@$(PYTEST) --numprocesses 2 -m "not processes" tests/unit
 
 .PHONY: test-processes
-test-processes: environment ## flow runs and examples as processes of their own, on a real Prefect server
-	@$(PYTEST) -m processes tests/unit tests/processes $(addprefix --ignore=tests/processes/,$(GUIDES))
-
-# Apart from `make test`: they start a whole platform of their own, twice.
-GUIDES := test_tutorial.py test_restore.py
-
-.PHONY: test-guides
-test-guides: environment ## the tutorial's commands in a clone, and the drill of docs/restore.md on two servers, without a cluster
-	@$(PYTEST) $(addprefix tests/processes/,$(GUIDES))
+test-processes: environment ## flow runs, examples and the guides' commands as processes of their own, on a real Prefect server
+	@$(PYTEST) --numprocesses 2 --dist loadgroup -m processes tests/unit tests/processes
 
 .PHONY: test-browser
 test-browser: environment ## the page in Chromium, by mouse and by keys (skips without chromium; REQUIRE_BROWSER=1: fails)

@@ -16,6 +16,8 @@ import yaml
 from .dev import running_dev
 from .test_restore import free_ports
 
+pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("tutorial")]  # the second looks at what the first made
+
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "tutorial.md"
 # On a busy machine; else all steps take about a minute together.

@@ -1,6 +1,7 @@
 """The examples as a reader runs them: programs of their own, in a folder of their own."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -45,15 +46,20 @@ class Reader:
             text=True,
         )
 
-    def finish(self, process: subprocess.Popen[str]) -> str:
-        """What the program printed; it has to end well, in time, and without a word on stderr."""
+    def finish(self, process: subprocess.Popen[str], *, temporary_server: bool = False) -> str:
+        """What the program printed; it has to end well, in time, and without a word on stderr.
+
+        Only Prefect's temporary server may have its say there: on a busy machine it is stopped while it still writes.
+        """
         try:
             output, errors = process.communicate(timeout=SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
             pytest.fail(f"{process.args} did not end within {SECONDS} s: {process.communicate()}")
         assert process.returncode == 0, output + errors
-        assert not errors, errors
+        loggers = re.findall(r"^[\d:.]+ \| [A-Z]+ +\| (\S+) - ", errors, re.MULTILINE) or [""]
+        by_server = temporary_server and all(one.startswith("prefect.server.") for one in loggers)
+        assert not errors or by_server, errors
         return output
 
     def run(self, example: str) -> str:

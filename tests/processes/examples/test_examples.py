@@ -23,7 +23,7 @@ def test_the_basic_flow_needs_nothing(reader: Reader, request: pytest.FixtureReq
     process = reader.start(str(EXAMPLES / "01_basic_flow.py"))
     # Prefect's temporary server takes its time, and so does the one of the tests below: here both start at once.
     request.getfixturevalue("prefect_server")
-    output = reader.finish(process)
+    output = reader.finish(process, temporary_server=True)
     assert "extract    8 flights" in output
     assert "transform  5 carriers: AA, B6, EV, UA, US" in output
     assert "report     B6 left 88.5 minutes late on average" in output
