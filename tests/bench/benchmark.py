@@ -53,6 +53,24 @@ class Target:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Growth:
+    """How a figure changes as something grows.
+
+    Attributes:
+        what: what grows, from what to what.
+        figure: which figure.
+        before, after: variants.
+        before_in: the benchmark that `before` is of; None: this one.
+    """
+
+    what: str
+    figure: str
+    before: str
+    after: str
+    before_in: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Setting:
     """What a benchmark is given: a folder of its own for what it makes, a seed, whether it shall be short."""
 
@@ -72,6 +90,7 @@ class Benchmark:
         variants: ours and rivals.
         targets: what must be reached.
         opened: makes everything ready and gives the function that takes one sample of a variant; undoes it afterwards.
+        growth: what its variants tell of growing cost.
         rounds: how many samples of each variant are taken.
         notes: what one must know to read the figures.
     """
@@ -81,5 +100,6 @@ class Benchmark:
     variants: tuple[Variant, ...]
     targets: tuple[Target, ...]
     opened: Callable[[Setting], AbstractContextManager[Callable[[Variant], Figures]]]
+    growth: tuple[Growth, ...] = ()
     rounds: int = 10
     notes: str = ""

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from . import plots, samples
-from .benchmark import Benchmark, Target
+from .benchmark import Benchmark, Growth, Target
 from .intervals import Estimate, middle, ratio
 from .samples import Sample, values
 
@@ -39,7 +39,7 @@ def write(benchmarks: Mapping[str, Benchmark], data: Path, folder: Path) -> None
     table = summary(benchmarks, found)
     (folder / "summary.md").write_text(table)
     short = any(one.short for taken in found.values() for one in taken)
-    parts = [_HEAD + (_SHORT if short else ""), table]
+    parts = [_HEAD + (_SHORT if short else ""), table, growth(benchmarks, found)]
     for name, taken in found.items():
         benchmark = benchmarks[name]
         drawings = _draw(benchmark, taken, folder)
@@ -87,6 +87,32 @@ def summary(benchmarks: Mapping[str, Benchmark], found: Mapping[str, Sequence[Sa
                 ]
             lines.append(f"| {target.what} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def growth(benchmarks: Mapping[str, Benchmark], found: Mapping[str, Sequence[Sample]]) -> str:
+    """How cost grows: a row for each pair of variants that was measured; empty where none was."""
+    lines = []
+    for name, taken in found.items():
+        for one in benchmarks[name].growth:
+            before = values(found.get(one.before_in or name, ()), one.before, one.figure)
+            after = values(taken, one.after, one.figure)
+            if before and after:
+                lines.append(f"| {one.what} | {_head(one.figure)} | {_grown(one, before, after)} |")
+    if not lines:
+        return ""
+    head = [
+        "## How cost grows\n",
+        "| what grows | figure | before | after | ratio | 95 % |",
+        "|---|---|--:|--:|--:|--:|",
+    ]
+    return "\n".join([*head, *lines]) + "\n"
+
+
+def _grown(one: Growth, before: Sequence[float], after: Sequence[float]) -> str:
+    factor = _unit(one.figure)[1]
+    estimate = ratio(after, before)
+    medians = (plots.short(middle(values).value * factor) for values in (before, after))
+    return " | ".join([*medians, f"{estimate.value:.2f} ×", f"{estimate.low:.2f} … {estimate.high:.2f}"])
 
 
 def verdict(target: Target, estimate: Estimate) -> str:

@@ -17,7 +17,7 @@ from uuid import UUID
 import psutil
 from orchestrator import migrations
 
-from ..benchmark import Benchmark, Figures, Setting, Target, Variant
+from ..benchmark import Benchmark, Figures, Growth, Setting, Target, Variant
 from ..machine import HOST, Unready, free_port, postgres, serving
 
 CONNECTIONS = 16
@@ -338,6 +338,10 @@ ACCEPT = Benchmark(
         ),
         Target(what="the same with Prefect down", figure="p99_ms", of="steady-down", must=25),
     ),
+    growth=(
+        Growth(what=f"pipelines, 1 → {MANY_PIPELINES}", figure="requests_per_cpu_second", before="down", after="many"),
+        Growth(what="orchestrators, 1 → 3, on two cores", figure="requests_per_second", before="down", after="three"),
+    ),
     opened=accepting,
     rounds=4,
     notes=_NOTES,
@@ -380,6 +384,9 @@ STATUS = Benchmark(
             must=0.8,
             least=True,
         ),
+    ),
+    growth=(
+        Growth(what="runs in the ledger, 1 k → 1 M", figure="requests_per_cpu_second", before="few", after="status"),
     ),
     opened=reading,
     rounds=4,

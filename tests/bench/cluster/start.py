@@ -6,13 +6,14 @@ from contextlib import contextmanager
 from statistics import median
 from typing import Any
 
-from ..benchmark import Benchmark, Figures, Setting, Target, Variant
+from ..benchmark import Benchmark, Figures, Growth, Setting, Target, Variant
 from ..machine import Unready, awaited
 from . import bare
 from .ground import Ground, prepared
 from .sides import Ended, Side
 
 RUN_SECONDS = 180
+RUNS, SHORT_RUNS = 1000, 20
 _POD_SECONDS = 60
 
 
@@ -33,6 +34,24 @@ def opened(setting: Setting) -> Iterator[Callable[[Variant], Figures]]:
             side, deployment = _SIDES[variant.name]
             figures = _run(ground, getattr(ground, side), deployment)
             return {**figures, "over_bare_seconds": figures["completed_seconds"] - median(functions)}
+
+        yield take
+
+
+@contextmanager
+def grown(setting: Setting) -> Iterator[Callable[[Variant], Figures]]:
+    """The same once both Prefects, and through its own our ledger, hold runs that ended long ago."""
+    count = SHORT_RUNS if setting.short else RUNS
+    with prepared(setting) as ground:
+        for side, deployment in ((ground.ours, "trivial/ours"), (ground.stock, "trivial/stock")):
+            setting.say(f"  {count} ended runs of {deployment}")
+            side.fill(deployment, count)
+        for side, deployment in (_SIDES["ours"], _SIDES["stock"]):
+            _run(ground, getattr(ground, side), deployment)
+
+        def take(variant: Variant) -> Figures:
+            side, deployment = _SIDES[variant.name]
+            return _run(ground, getattr(ground, side), deployment)
 
         yield take
 
@@ -120,4 +139,35 @@ START = Benchmark(
         " control group. Stock Prefect and the tuned worker share one Prefect server; all sides are on one kind node,"
         " with the same CPU requests."
     ),
+)
+
+GROWN = Benchmark(
+    name="grown",
+    what="the same with a thousand runs more in Prefect's database and in the ledger",
+    variants=(
+        Variant(name="ours", title="ours", ours=True),
+        Variant(name="stock", title="stock Prefect"),
+    ),
+    targets=(
+        Target(
+            what=f"start → Completed with {RUNS:,} runs, against stock's",
+            figure="completed_seconds",
+            of="ours",
+            against="stock",
+            must=0.35,
+        ),
+    ),
+    growth=tuple(
+        Growth(
+            what=f"runs in Prefect's database, {whose}, few → {RUNS:,} more",
+            figure="completed_seconds",
+            before=name,
+            after=name,
+            before_in="start",
+        )
+        for name, whose in (("ours", "ours"), ("stock", "stock"))
+    ),
+    opened=grown,
+    rounds=6,
+    notes="The runs are made at Prefect's API, ended from the start; our orchestrator finds them and keeps them too.",
 )

@@ -11,7 +11,7 @@ from pathlib import Path
 from etl.migrate import migrate
 from source.records import Records
 
-from ..benchmark import Benchmark, Figures, Setting, Target, Variant
+from ..benchmark import Benchmark, Figures, Growth, Setting, Target, Variant
 from ..machine import Postgres, Unready, free_port, measured, postgres, psql, serving
 from ..series import ROOT
 from . import day
@@ -149,6 +149,10 @@ LOAD = Benchmark(
             must=1.0,
             least=True,
         ),
+    ),
+    growth=(
+        Growth(what="rows of a day, 5 M → 25 M", figure="rows_per_second", before="etl-5m", after="etl-25m"),
+        Growth(what="rows of a day, 5 M → 25 M", figure="peak_bytes", before="etl-5m", after="etl-25m"),
     ),
     opened=opened,
     rounds=3,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ...bench import report, samples
-from ...bench.benchmark import Benchmark, Setting, Target, Variant
+from ...bench.benchmark import Benchmark, Growth, Setting, Target, Variant
 from ...bench.catalogue import BENCHMARKS
 from ...bench.intervals import Estimate
 from ...bench.plots import strip
@@ -43,6 +43,7 @@ JUMP = Benchmark(
         Target(what="time", figure="seconds", of="ours", against="rival", must=0.5, aim=0.2),
         Target(what="memory", figure="peak_bytes", of="ours", must=2e6),
     ),
+    growth=(Growth(what="height", figure="peak_bytes", before="rival", after="ours", before_in="walk"),),
     opened=opened,  # type: ignore[arg-type]
     rounds=3,
 )
@@ -54,6 +55,14 @@ def test_the_table_is_made_from_the_lines() -> None:
     _, _, time, memory = report.summary({"jump": JUMP}, {"jump": taken}).splitlines()
     assert time == "| time | ≤ 0.50 × | ≤ 0.20 × | 0.25 × | 0.25 … 0.25 | 3, 2 | reached |"
     assert memory == "| memory | ≤ 2 MB |  | 3 MB | 3 … 3 | 3 | **missed** |"
+
+
+def test_growth_is_told_across_benchmarks() -> None:
+    """The figure before may be another benchmark's; a pair that lacks one side has no row."""
+    taken = {"jump": [of("ours", peak_bytes=6e6)] * 2, "walk": [of("rival", peak_bytes=3e6)] * 2}
+    known = {"jump": JUMP, "walk": JUMP}
+    assert "| height | peak, MB | 3 | 6 | 2.00 × | 2.00 … 2.00 |" in report.growth(known, taken)
+    assert report.growth(known, {"jump": taken["jump"]}) == ""
 
 
 def test_what_was_not_measured_says_so() -> None:
