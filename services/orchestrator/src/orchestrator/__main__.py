@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -64,6 +65,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 class Server(uvicorn.Server):
     """uvicorn, which waits for open answers before it closes the application: event streams are ended first."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start up as uvicorn does; what is there then stays, so that no collection of garbage looks through it again.
+
+        To do so took 0.3 s of every busy ten, in which nobody was answered.
+        """
+        await super().startup(sockets)
+        gc.collect()
+        gc.freeze()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Let event streams come to their end, then shut down as uvicorn does."""
