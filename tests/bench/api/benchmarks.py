@@ -371,7 +371,7 @@ ACCEPT = Benchmark(
         Growth(what="orchestrators, 1 → 3, on two cores", figure="requests_per_second", before="down", after="three"),
     ),
     opened=accepting,
-    rounds=4,
+    rounds=3,
     notes=_NOTES,
 )
 
@@ -428,6 +428,6 @@ STATUS = Benchmark(
         Growth(what="runs in the ledger, 1 k → 1 M", figure="requests_per_cpu_second", before="few", after="status"),
     ),
     opened=reading,
-    rounds=4,
+    rounds=3,
     notes=_NOTES,
 )

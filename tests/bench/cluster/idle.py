@@ -83,6 +83,6 @@ IDLE = Benchmark(
         Target(what="share of a core of the idle platform", figure="core_share", of="ours", must=0.06, aim=0.03),
     ),
     opened=opened,
-    rounds=4,
+    rounds=3,
     notes="Resident memory and CPU time as the kubelet counts them, without the source: which stands for others.",
 )
