@@ -278,7 +278,8 @@ def a_year(pipelines: Sequence[str]) -> tuple[str, ...]:
         f"""
         INSERT INTO runs (run_id, pipeline, flow_run_id, logical_date, state, state_name, message, parameters, origin,
             correlation_id, accepted_at, dispatched_at, started_at, ended_at, dispatch_attempts)
-        SELECT md5('run/' || name || '/' || day)::uuid, name, md5('flow run/' || name || '/' || day)::uuid, current_date - day,
+        SELECT md5('run/' || name || '/' || day)::uuid, name, md5('flow run/' || name || '/' || day)::uuid,
+            current_date - day,
             CASE WHEN day % 20 = 0 THEN 'Failed' ELSE 'Completed' END,
             CASE WHEN day % 20 = 0 THEN 'Failed' ELSE 'Completed' END,
             'loaded', '{{}}', 'schedule', md5('correlation/' || name || '/' || day), begun, begun, begun,

@@ -38,8 +38,7 @@ def days(letters: str, *, last: date = SUNDAY) -> Days:
 
 
 def drawn(found: Days, *, cron: str = "0 9 * * *", now: datetime = NOON) -> str:
-    calendar = Calendar.of(found, facts(cron), since=SINCE, now=now)
-    return "".join(cell.letter for cell in calendar.cells)
+    return Calendar.of(found, facts(cron), since=SINCE, now=now).letters
 
 
 def test_a_day_without_a_run_is_missing_once_it_is_late() -> None:
@@ -87,13 +86,7 @@ def test_the_weekdays_of_a_schedule(cron: str, weekdays: set[int] | None) -> Non
 @given(st.text("CDFXRM. ", min_size=1, max_size=371))
 def test_the_drawing_of_a_year_says_what_its_letters_say(letters: str) -> None:
     """Read back cell by cell, whatever follows what."""
-    cells = Calendar.of(NONE, None, since=SINCE, now=NOON).cells
-    first = cells[0].day
-    calendar = Calendar(
-        cells=tuple(
-            type(cells[0])(day=first + timedelta(days=place), letter=letter) for place, letter in enumerate(letters)
-        )
-    )
+    calendar = Calendar(since=SINCE, letters=letters)
     read = [" "] * len(letters)
     for letter, path in calendar.paths.items():
         for column, row, length in re.findall(r"M(\d+) (\d)v(\d)", path):

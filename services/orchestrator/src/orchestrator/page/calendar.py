@@ -7,7 +7,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
+from itertools import groupby
 from statistics import median
+from typing import NamedTuple
 
 from orchestrator.ledger.days import Days
 from orchestrator.runs import Facts, Schedule
@@ -43,8 +45,7 @@ class Rhythm:
         return datetime.combine(after, self.at, tzinfo=facts.timezone) if after.weekday() in self.weekdays else None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cell:
+class Cell(NamedTuple):
     """One day: its letter, a blank where it lies before all or after now."""
 
     day: date
@@ -58,73 +59,78 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Calendar:
-    """The days of one pipeline up to its last, oldest first, from a Monday on."""
+    """The days of one pipeline from a Monday on, up to its last: a letter each, oldest first."""
 
-    cells: tuple[Cell, ...]
+    since: date
+    letters: str
 
     @classmethod
     def of(cls, days: Days, facts: Facts | None, *, since: date, now: datetime) -> "Calendar":
         """The days since then, which is a Monday, up to yesterday, or today where that has a run."""
-        zone = facts.timezone if facts else now.tzinfo
-        today = now.astimezone(zone).date()
-        found = days.by_day
-        first = min(found, default=today)
-        end = max([today - timedelta(days=1), *found])
+        today = now.astimezone(facts.timezone if facts else now.tzinfo).date()
+        start = since.toordinal()
+        numbers = [day.toordinal() - start for day in days.days]
+        end = max([today.toordinal() - 1 - start, *numbers])
+        first = min(numbers, default=today.toordinal() - start)
+        letters = [BEFORE if number < first else NO_RUN for number in range(end + 1)]
+        for number, letter in zip(numbers, days.letters, strict=True):
+            letters[number] = letter
         timed = rhythm(facts.schedules) if facts else None
-        cells = []
-        for number in range((end - since).days + 1):
-            day = since + timedelta(days=number)
-            if day in found:
-                letter = found[day]
-            elif day < first:
-                letter = BEFORE
-            else:
-                due = timed.due(day, facts) if timed and facts else None
-                letter = MISSING if due is not None and now > due + LATE else NO_RUN
-            cells.append(Cell(day=day, letter=letter))
-        return cls(cells=tuple(cells))
+        if timed and facts:
+            for number, letter in enumerate(letters):
+                due = timed.due(since + timedelta(days=number), facts) if letter == NO_RUN else None
+                if due is not None and now > due + LATE:
+                    letters[number] = MISSING
+        return cls(since=since, letters="".join(letters))
+
+    @property
+    def until(self) -> date:
+        """The last day."""
+        return self.since + timedelta(days=len(self.letters) - 1)
+
+    def cells(self, start: int = 0, end: int | None = None) -> Sequence[Cell]:
+        """The days of a stretch, counted from the first."""
+        letters = enumerate(self.letters[start:end], start)
+        return [Cell(self.since + timedelta(days=number), letter) for number, letter in letters]
 
     def letter(self, day: date) -> str:
         """The letter of a day, a blank for one outside."""
-        place = (day - self.cells[0].day).days if self.cells else -1
-        return self.cells[place].letter if 0 <= place < len(self.cells) else BEFORE
+        place = (day - self.since).days
+        return self.letters[place] if 0 <= place < len(self.letters) else BEFORE
 
     def weeks(self, most: int | None = None) -> Sequence[tuple[date, Sequence[Cell]]]:
         """The weeks with a day, each by its Monday, latest first."""
-        found = [(self.cells[start].day, self.cells[start : start + WEEK]) for start in range(0, len(self.cells), WEEK)]
-        found = [one for one in found if any(cell.letter != BEFORE for cell in one[1])]
-        return found[::-1][:most]
+        starts = [start for start, week in self._weeks() if week.strip(BEFORE)][::-1][:most]
+        return [(self.since + timedelta(days=start), self.cells(start, start + WEEK)) for start in starts]
 
     @property
     def counted(self) -> str:
         """How many days are what, in words."""
-        counts = Counter(cell.letter for cell in self.cells)
+        counts = Counter(self.letters)
         return ", ".join(f"{counts[letter]} {word}" for letter, word in WORDS.items() if counts[letter]) or "no run yet"
 
     @property
     def paths(self) -> dict[str, str]:
         """By letter: an SVG path through the middle of its cells, a column a week; days on end are one line."""
         drawn: dict[str, list[str]] = defaultdict(list)
-        for letter, column, row, length in self._stretches():
-            drawn[letter].append(f"M{column} {row}v{length}")
+        for column, (_, week) in enumerate(self._weeks()):
+            row = 0
+            for letter, days in groupby(week):
+                length = len(list(days))
+                if letter != BEFORE:
+                    drawn[letter].append(f"M{column} {row}v{length}")
+                row += length
         return {letter: "".join(parts) for letter, parts in drawn.items()}
 
-    def _stretches(self) -> Iterator[tuple[str, int, int, int]]:
-        for column, start in enumerate(range(0, len(self.cells), WEEK)):
-            week = self.cells[start : start + WEEK]
-            row = 0
-            while row < len(week):
-                length = 1
-                while row + length < len(week) and week[row + length].letter == week[row].letter:
-                    length += 1
-                if week[row].letter != BEFORE:
-                    yield week[row].letter, column, row, length
-                row += length
+    def _weeks(self) -> Iterator[tuple[int, str]]:
+        """Where each week starts, and its letters."""
+        for start in range(0, len(self.letters), WEEK):
+            yield start, self.letters[start : start + WEEK]
 
     @property
     def columns(self) -> int:
         """How many weeks there are."""
-        return -(-len(self.cells) // WEEK)
+        return -(-len(self.letters) // WEEK)
 
 
 @dataclass(frozen=True, kw_only=True)

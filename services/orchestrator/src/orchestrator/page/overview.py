@@ -133,7 +133,7 @@ async def look(
 async def one_pipeline(db: AsyncEngine, name: str, *, configured: Mapping[str, Pipeline], now: datetime) -> Glance:
     """One pipeline with all of its year."""
     since = monday_before(now.date(), weeks=WEEKS)
-    told = (await reading.remembered(db)).get(name)
+    told = (await reading.remembered(db, {name})).get(name)
     if told is not None and told.facts.deployment != configured[name].deployment:
         told = None
     years = await days.years(db, [name], since=since)
@@ -203,16 +203,16 @@ def _missing(glance: Glance) -> list[Item]:
         Item(
             letter=MISSING,
             pipeline=glance.name,
-            day=one.day,
+            day=day,
             run_id=None,
             title="No run",
             detail="the schedule should have made a run of this day by now"
             + ("; its deployment is paused" if glance.paused else ""),
-            fix=f"pipelines start {glance.name} --date {one.day} --watch",
+            fix=f"pipelines start {glance.name} --date {day} --watch",
             since=None,
         )
-        for one in glance.calendar.cells
-        if one.letter == MISSING and glance.yesterday - one.day < LOOKED_BACK
+        for day in (glance.yesterday - timedelta(days=number) for number in range(LOOKED_BACK.days))
+        if glance.calendar.letter(day) == MISSING
     ]
 
 
