@@ -1,11 +1,13 @@
-"""How a page is made: the templates, compiled once; the files beside them, by the hash of their content; the headers.
+"""How a page is made: templates, compiled once each; the files beside them, by the hash of their content; the headers.
 
 Every address on a page is relative to it, so that it works under whatever path a proxy puts before it.
 """
 
 import hashlib
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import cache
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -43,38 +45,15 @@ class Pages:
     """All that pages are made with, for one application."""
 
     def __init__(self, settings: Settings) -> None:
-        """Compile the templates and read the files."""
+        """Nothing is compiled yet: an orchestrator starts sooner without."""
         self.auth = settings.auth
         self.prefect_ui = settings.prefect_ui_url
         self.forms = Forms(settings.database_url.get_secret_value())
-        self.static: dict[str, tuple[bytes, str]] = {}
-        names: dict[str, str] = {}
-        for file in sorted((HERE / "static").iterdir()):
-            body = file.read_bytes()
-            name = f"{file.stem}.{hashlib.sha256(body).hexdigest()[:12]}{file.suffix}"
-            names[file.name] = name
-            self.static[name] = (body, MEDIA[file.suffix])
-        self._environment = Environment(
-            loader=FileSystemLoader(HERE / "templates"),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-            auto_reload=False,
-        )
-        self._environment.globals |= {"static": names, "words": calendar.WORDS, "auth": self.auth}
-        self._environment.filters |= {
-            "moment": moment,
-            "ago": ago,
-            "seconds": calendar.seconds,
-            "pretty": pretty,
-            "short": short,
-            "markdown": markdown.rendered,
-            "tabled": table,
-        }
-        self._environment.tests |= {"picture": lambda url: bool(markdown.DRAWN.fullmatch(str(url)))}
-        self._environment.globals |= {"picture": markdown.picture}
-        self._templates = {name: self._environment.get_template(name) for name in self._environment.list_templates()}
+
+    @property
+    def static(self) -> Mapping[str, tuple[bytes, str]]:
+        """The files beside the templates, by name: content and media type."""
+        return _files()[1]
 
     def render(
         self, template: str, request: Request, *, status: HTTPStatus = HTTPStatus.OK, **context: Any
@@ -84,13 +63,52 @@ class Pages:
         session = browsing.session(request.headers)
         told = {
             "root": root(request),
+            "auth": self.auth,
             "caller": caller,
             "signed_in": session is not None and self.auth != "none" and caller is not None and caller.known,
             "token": self.forms.token(caller, session) if caller is not None else "",
             "now": datetime.now(UTC),
         }
-        text = self._templates[template].render(told | context)
+        text = _templates().get_template(template).render(told | context)
         return Response(text, status_code=status, headers=HEADERS, media_type="text/html")
+
+
+@cache
+def _files() -> tuple[Mapping[str, str], Mapping[str, tuple[bytes, str]]]:
+    """The name under which each file is served, and what is under it."""
+    served: dict[str, tuple[bytes, str]] = {}
+    names: dict[str, str] = {}
+    for file in sorted((HERE / "static").iterdir()):
+        body = file.read_bytes()
+        name = f"{file.stem}.{hashlib.sha256(body).hexdigest()[:12]}{file.suffix}"
+        names[file.name] = name
+        served[name] = (body, MEDIA[file.suffix])
+    return names, served
+
+
+@cache
+def _templates() -> Environment:
+    """The templates, each compiled when it is first used, once for all applications of a process."""
+    environment = Environment(
+        loader=FileSystemLoader(HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    environment.globals |= {"static": _files()[0], "words": calendar.WORDS, "picture": markdown.picture}
+    environment.filters |= {
+        "moment": moment,
+        "ago": ago,
+        "seconds": calendar.seconds,
+        "pretty": pretty,
+        "short": short,
+        "markdown": markdown.rendered,
+        "tabled": table,
+    }
+    environment.tests |= {"picture": lambda url: bool(markdown.DRAWN.fullmatch(str(url)))}
+    return environment
 
 
 def root(request: Request) -> str:
