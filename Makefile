@@ -99,7 +99,7 @@ test-unit: environment ## unit tests, on an embedded PostgreSQL
 
 .PHONY: test-processes
 test-processes: environment ## flow runs, examples and the guides' commands as processes of their own, on a real Prefect server
-	@$(PYTEST) --numprocesses 2 --dist loadgroup -m processes tests/unit tests/processes
+	@$(PYTEST) --numprocesses 2 --dist loadfile -m processes tests/unit tests/processes
 
 .PHONY: test-browser
 test-browser: environment ## the page in Chromium, by mouse and by keys (skips without chromium; REQUIRE_BROWSER=1: fails)

@@ -16,7 +16,7 @@ import pytest
 from tests.chart.conftest import SCENARIOS, pods, render
 from tests.conftest import Postgres
 
-pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("sub-path")]  # one server
+pytestmark = pytest.mark.processes
 
 SECONDS = 120
 OUTSIDE = "https://pipelines.example.com/prefect"

@@ -16,7 +16,7 @@ import yaml
 from .dev import running_dev
 from .test_restore import free_ports
 
-pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("tutorial")]  # the second looks at what the first made
+pytestmark = pytest.mark.processes
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "tutorial.md"
