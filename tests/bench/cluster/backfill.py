@@ -128,15 +128,16 @@ BACKFILL = Benchmark(
     ),
     opened=opened,
     rounds=1,
-    notes=(
-        "Stock Prefect runs the flow of tests/faults/stock, which fetches a day and copies four columns of it; ours"
-        " checks every row, joins the weather, sums up and keeps a checksum. Five at once here; there as many as the"
-        " node's CPU requests let, which are the same.\n\n"
-        "Both cores are busy all the time, so a day costs what its CPU costs. A pod a day takes 7.8 CPU seconds (24 days,"
-        " on a busier machine): Prefect's server 1.6, PostgreSQL 0.9, the API server and etcd 0.6, worker and orchestrator"
-        " 0.2 each; the rest are the flow pod, the kubelet and containerd. In Prefect's server a tenth checks job variables"
-        " against the pool's schema, another records task runs. Tried: fewer round trips of a run, one process a pod, less"
-        " to import, connections that Prefect keeps instead of opening them anew (a fifth of what PostgreSQL did). What is"
-        " left is a pod for each day; `runs_per_pod` does without."
-    ),
+    notes="""
+Stock Prefect runs the flow of tests/faults/stock, which fetches a day and copies four columns of it; ours checks
+every row, joins the weather, sums up and keeps a checksum. Five at once here; there as many as the node's CPU
+requests let, which are the same.
+
+Both cores are busy all the time, so a day costs what its CPU costs. A pod a day takes 7.8 CPU seconds (24 days, on a
+busier machine): Prefect's server 1.6, PostgreSQL 0.9, the API server and etcd 0.6, worker and orchestrator 0.2 each;
+the rest are the flow pod, the kubelet and containerd. In Prefect's server a tenth checks job variables against the
+pool's schema, another records task runs. Tried: fewer round trips of a run, one process a pod, less to import,
+connections that Prefect keeps instead of opening them anew (a fifth of what PostgreSQL did). What is left is a pod
+for each day; `runs_per_pod` does without.
+""",
 )

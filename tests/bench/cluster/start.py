@@ -133,16 +133,17 @@ START = Benchmark(
     ),
     opened=opened,
     rounds=12,
-    notes=(
-        "Completed is the moment that Prefect keeps of that state. A bare Job runs the same function in the same image;"
-        " Kubernetes reports it complete seconds after it has run. CPU and memory are those of the whole pod, from its"
-        " control group. Stock Prefect and the tuned worker share one Prefect server; all sides are on one kind node,"
-        " with the same CPU requests.\n\n"
-        "What is left of ours, by a profile in its image: half a second to a pod's first instruction, as for a bare Job,"
-        " then most of a second of imports, Prefect's own, then the round trips of its states. Tried: left out or put off"
-        " are analytics, jsonschema, coolname and the writing out of all settings; what Prefect announces is looked at"
-        " alone, and at once; the worker is woken by events."
-    ),
+    notes="""
+Completed is the moment that Prefect keeps of that state. A bare Job runs the same function in the same image;
+Kubernetes reports it complete seconds after it has run. CPU and memory are those of the whole pod, from its control
+group. Stock Prefect and the tuned worker share one Prefect server; all sides are on one kind node, with the same CPU
+requests.
+
+What is left of ours, by a profile in its image: half a second to a pod's first instruction, as for a bare Job, then
+most of a second of imports, Prefect's own, then the round trips of its states. Tried: left out or put off are
+analytics, jsonschema, coolname and the writing out of all settings; what Prefect announces is looked at alone, and at
+once; the worker is woken by events.
+""",
 )
 
 GROWN = Benchmark(
