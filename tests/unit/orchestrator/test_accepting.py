@@ -164,11 +164,13 @@ async def test_a_connection_that_was_lost_is_replaced(db: AsyncEngine, postgres:
 
 
 class Cut:
-    """A way to the database that is cut once, at a COMMIT: before it arrives, or before its answer does."""
+    """A way to the database that is cut once, as runs are committed: before that arrives, or before its answer does."""
 
-    def __init__(self, socket: str, *, arrives: bool) -> None:
+    def __init__(self, socket: str, *, at: bytes, arrives: bool) -> None:
+        """`at`: by what the statement's values are known."""
         self.done = False
         self._socket = socket
+        self._at = at
         self._arrives = arrives
 
     async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -176,7 +178,7 @@ class Cut:
         back = asyncio.create_task(self._back(far_reader, writer))
         with closing(writer), closing(far_writer):
             while data := await reader.read(65536):
-                if b"COMMIT" in data and not self.done:
+                if self._at in data and not self.done:
                     self.done = True
                     if self._arrives:
                         back.cancel()
@@ -198,14 +200,14 @@ async def test_a_commit_that_nobody_hears_of_is_looked_for(db: AsyncEngine, data
     """Cut off at the commit, nobody knows what became of it: all are answered, and each run is there once."""
     told = urlsplit(database_url)
     [folder] = parse_qs(told.query)["host"]
-    cut = Cut(f"{folder}/.s.PGSQL.5432", arrives=arrives)
+    key = Key.of("k", {})
+    asked = [wish(), wish(), wish(key=key), wish(key=key)]
+    cut = Cut(f"{folder}/.s.PGSQL.5432", at=str(asked[0].run_id).encode(), arrives=arrives)
     async with await asyncio.start_server(cut.carry, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         far = open_ledger(f"postgresql://{told.username}:@127.0.0.1:{port}{told.path}")
         try:
             acceptor = Acceptor(far)
-            key = Key.of("k", {})
-            asked = [wish(), wish(), wish(key=key), wish(key=key)]
             answers = await asyncio.gather(*(acceptor.accept(one) for one in asked))
         finally:
             await far.dispose()

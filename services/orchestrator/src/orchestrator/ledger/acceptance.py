@@ -8,16 +8,14 @@ from datetime import date
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import bindparam, column, func, literal, select
+from sqlalchemy import Select, bindparam, column, func, insert, literal, select
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncEngine
-from sqlalchemy.sql.dml import ReturningInsert
 
 from orchestrator.errors import KeyReused, LedgerUnavailable
-from orchestrator.ledger.connection import cut_off, looking, transaction
-from orchestrator.ledger.events import append, submission
-from orchestrator.ledger.tables import runs
+from orchestrator.ledger.connection import autocommit, cut_off
+from orchestrator.ledger.tables import run_events, runs
 from orchestrator.ledger.together import Together
 from orchestrator.runs import State
 
@@ -41,7 +39,7 @@ async def known(db: AsyncEngine, pipeline: str, key: Key) -> UUID | None:
     query = select(runs.c.run_id, runs.c.request_digest).where(
         runs.c.pipeline == pipeline, runs.c.idempotency_key == key.text
     )
-    async with looking(db) as connection:
+    async with autocommit(db) as connection:
         row = (await connection.execute(query)).one_or_none()
     if row is None:
         return None
@@ -110,18 +108,20 @@ class Acceptor:
             }
             for wish in wishes
         ]
-        async with transaction(self._db) as connection:
-            new = (await connection.execute(_INSERT, {"rows": rows})).all()
-            made = {row.run_id for row in new}
+        async with autocommit(self._db) as connection:
+            made = set((await connection.execute(_INSERT, {"rows": rows})).scalars())
             if len(made) < len(wishes):  # a key was taken, or these were committed and nobody heard of it
                 left = [wish.run_id for wish in wishes if wish.run_id not in made]
                 made |= set((await connection.execute(select(runs.c.run_id).where(runs.c.run_id.in_(left)))).scalars())
-            await append(connection, [submission(row.run_id, row.pipeline, row.accepted_at) for row in new])
         return [wish.run_id in made for wish in wishes]
 
 
-def _inserting() -> ReturningInsert[Any]:
-    """One statement for any number of runs: they come as one JSON document, so that its plan is the same for all."""
+def _inserting() -> Select[Any]:
+    """One statement for any number of runs and their first events: a transaction in one round trip.
+
+    They come as one JSON document, so that its plan is the same for all. What it gives are the runs that were made; the
+    events, of which nobody reads, are written after that, as the lock which keeps all events in order asks for.
+    """
     wished = (
         func.jsonb_to_recordset(bindparam("rows", type_=JSONB))
         .table_valued(*(column(name, runs.c[name].type) for name in _WISHED))
@@ -135,12 +135,23 @@ def _inserting() -> ReturningInsert[Any]:
         "accepted_at": func.clock_timestamp(),
         "next_attempt_at": func.clock_timestamp(),
     }
-    return (
+    made = (
         upsert(runs)
         .from_select([*_WISHED, *told], select(*(wished.c[name] for name in _WISHED), *told.values()))
         .on_conflict_do_nothing()  # of the key, or of the run's own id
         .returning(runs.c.run_id, runs.c.pipeline, runs.c.accepted_at)
+        .cte("made")
     )
+    first = {
+        "run_id": made.c.run_id,
+        "pipeline": made.c.pipeline,
+        "at": made.c.accepted_at,
+        "kind": literal("submitted"),
+        "state": literal(str(State.SCHEDULED)),
+        "state_name": literal(str(State.SCHEDULED)),
+    }
+    events = insert(run_events).from_select([*first], select(*first.values())).cte("events")
+    return select(made.c.run_id).add_cte(events)
 
 
 _WISHED = (

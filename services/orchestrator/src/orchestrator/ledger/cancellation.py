@@ -14,7 +14,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from orchestrator.ledger.connection import looking, transaction
+from orchestrator.ledger.connection import autocommit, transaction
 from orchestrator.ledger.events import Seen, append
 from orchestrator.ledger.tables import cancellations, runs, waiting
 from orchestrator.runs import State
@@ -193,7 +193,7 @@ async def claim(db: AsyncEngine) -> AsyncIterator[Wish | None]:
 async def next_due(db: AsyncEngine) -> datetime | None:
     """When the next open wish may be tried; None when there is none."""
     query = select(func.min(cancellations.c.next_attempt_at)).where(cancellations.c.settled_at.is_(None))
-    async with looking(db) as connection:
+    async with autocommit(db) as connection:
         due: datetime | None = (await connection.execute(query)).scalar_one()
     return due
 

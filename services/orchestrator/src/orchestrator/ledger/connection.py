@@ -78,8 +78,8 @@ def _try_it(_: Any, __: Any, checked_out: Any) -> None:
 
 
 @asynccontextmanager
-async def looking(db: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    """A connection for one statement that only reads: it needs no transaction. Raises as `transaction`."""
+async def autocommit(db: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """A connection whose statements are each a transaction of their own, without a question for it. Raises as that."""
     try:
         async with db.connect() as connection:
             yield await connection.execution_options(isolation_level="AUTOCOMMIT")

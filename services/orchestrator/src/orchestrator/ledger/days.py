@@ -13,7 +13,7 @@ from sqlalchemy import ARRAY, BigInteger, Integer, Row, Select, and_, case, cast
 from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from orchestrator.ledger.connection import looking
+from orchestrator.ledger.connection import autocommit
 from orchestrator.ledger.reading import shown
 from orchestrator.ledger.tables import reasons, run_events, runs
 from orchestrator.runs import State
@@ -80,7 +80,7 @@ async def years(db: AsyncEngine, names: Sequence[str], *, since: date) -> Mappin
         func.string_agg(last.c.letter, "").aggregate_order_by(day).label("letters"),
         func.array_agg(last.c.took, type_=ARRAY(BigInteger)).aggregate_order_by(day).label("took"),
     ).group_by(last.c.pipeline)
-    async with looking(db) as connection:
+    async with autocommit(db) as connection:
         rows = list(await connection.execute(query))
     first = since.toordinal()
     return {
@@ -109,7 +109,7 @@ async def needing(db: AsyncEngine, names: Sequence[str], *, since: date) -> list
         .order_by(last.c.logical_date.desc(), last.c.pipeline)
         .limit(MOST_ITEMS)
     )
-    async with looking(db) as connection:
+    async with autocommit(db) as connection:
         return list(await connection.execute(query))
 
 
@@ -120,12 +120,12 @@ async def of_day(db: AsyncEngine, pipeline: str, day: date) -> list[Row[Any]]:
         .order_by(runs.c.accepted_at.desc(), runs.c.run_id.desc())
         .limit(MOST_RUNS)
     )
-    async with looking(db) as connection:
+    async with autocommit(db) as connection:
         return list(await connection.execute(query))
 
 
 async def story(db: AsyncEngine, run_id: UUID) -> list[Row[Any]]:
     """What was recorded of one run, in order."""
     query = select(run_events).where(run_events.c.run_id == run_id).order_by(run_events.c.id).limit(MOST_EVENTS)
-    async with looking(db) as connection:
+    async with autocommit(db) as connection:
         return list(await connection.execute(query))

@@ -9,7 +9,7 @@ from uuid import UUID
 from sqlalchemy import ARRAY, Row, Select, Text, Uuid, and_, any_, bindparam, cast, func, lateral, select, true, tuple_
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from orchestrator.ledger.connection import looking, transaction
+from orchestrator.ledger.connection import autocommit, transaction
 from orchestrator.ledger.tables import (
     cancellations,
     pipelines,
@@ -58,7 +58,7 @@ _THESE = shown.where(runs.c.run_id == any_(bindparam("run_ids", type_=ARRAY(Uuid
 
 async def clock_ahead(db: AsyncEngine) -> float:
     """By how many seconds the database's clock is ahead of this machine's. Raises LedgerUnavailable."""
-    async with looking(db) as connection:
+    async with autocommit(db) as connection:
         asked = datetime.now(UTC)
         told: datetime = (await connection.execute(select(func.clock_timestamp()))).scalar_one()
         heard = datetime.now(UTC)
@@ -84,7 +84,7 @@ class Reader:
         return await self._pipelines.ask(pipeline)
 
     async def _read_runs(self, run_ids: Sequence[UUID]) -> list[Row[Any] | None]:
-        async with looking(self._db) as connection:
+        async with autocommit(self._db) as connection:
             rows = {row.run_id: row for row in await connection.execute(_THESE, {"run_ids": list(run_ids)})}
         return [rows.get(run_id) for run_id in run_ids]
 
@@ -105,7 +105,7 @@ async def recent(db: AsyncEngine, wanted: Wanted, after: tuple[datetime, UUID] |
     if after is not None:
         query = query.where(tuple_(runs.c.accepted_at, runs.c.run_id) < after)
     query = query.order_by(runs.c.accepted_at.desc(), runs.c.run_id.desc()).limit(wanted.limit + 1)
-    async with looking(db) as connection:
+    async with autocommit(db) as connection:
         return list(await connection.execute(query))
 
 
@@ -133,7 +133,7 @@ async def reports(db: AsyncEngine, wanted: Wanted, after: int | None) -> list[Ro
     page = _only(query, wanted, event.state)
     if after is not None:
         page = page.where(event.id < after)
-    async with looking(db) as connection:
+    async with autocommit(db) as connection:
         return list(await connection.execute(page.order_by(event.id.desc()).limit(wanted.limit + 1)))
 
 
@@ -150,7 +150,7 @@ async def remembered(db: AsyncEngine, names: Collection[str] | None = None) -> d
     query = select(pipelines)
     if names is not None:
         query = query.where(pipelines.c.pipeline == any_(cast(list(names), ARRAY(Text))))
-    async with looking(db) as connection:
+    async with autocommit(db) as connection:
         rows = list(await connection.execute(query))
     return {
         row.pipeline: Remembered(
@@ -181,7 +181,7 @@ async def last_runs(db: AsyncEngine, names: list[str]) -> dict[str, Row[Any]]:
         .order_by(runs.c.accepted_at.desc(), runs.c.run_id.desc())
         .limit(1)
     )
-    async with looking(db) as connection:
+    async with autocommit(db) as connection:
         rows = list(await connection.execute(select(latest).select_from(named.join(latest, true()))))
     return {row.pipeline: row for row in rows}
 
@@ -197,7 +197,7 @@ async def holds(db: AsyncEngine) -> list[Row[Any]]:
         .subquery()
     )
     query = select(every).where(every.c.place == 1).order_by(every.c.pipeline, every.c.id)
-    async with looking(db) as connection:
+    async with autocommit(db) as connection:
         return list(await connection.execute(query))
 
 
@@ -206,7 +206,7 @@ async def last_successes(db: AsyncEngine, names: list[str]) -> dict[str, datetim
     named = func.unnest(cast(names, ARRAY(Text))).table_valued("pipeline").render_derived()
     last = lateral(select(func.max(runs.c.ended_at).label("at")).where(runs.c.pipeline == named.c.pipeline, succeeded))
     query = select(named.c.pipeline, last.c.at).select_from(named.join(last, true())).where(last.c.at.is_not(None))
-    async with looking(db) as connection:
+    async with autocommit(db) as connection:
         return {row.pipeline: row.at for row in await connection.execute(query)}
 
 
