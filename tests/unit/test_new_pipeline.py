@@ -1,5 +1,7 @@
 """`make new-pipeline`: which names it takes, what it says of the others, and that nothing is overwritten."""
 
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -95,3 +97,18 @@ def test_what_is_laid_down_is_the_template_by_another_name(checkout: Path) -> No
     with pytest.raises(FileExistsError):
         new_pipeline.lay_down("flight_times", checkout)
     assert flow.read_text() == "mine\n"
+
+
+def test_what_is_laid_down_is_installed_as_its_image_installs_it(checkout: Path, tmp_path: Path) -> None:
+    """Outside the workspace, which an image has not, by the very options of images/flow/Dockerfile."""
+    uv = shutil.which("uv", path=os.pathsep.join([str(ROOT / ".local" / "uv" / "bin"), os.environ["PATH"]]))
+    if uv is None:
+        pytest.skip("uv is not installed")
+    new_pipeline.lay_down("flight_times", checkout)
+    dockerfile = (ROOT / "images" / "flow" / "Dockerfile").read_text()
+    options = re.findall(r"/uv pip install (.+) --target /opt/app /tmp/flow", dockerfile)[0].split()
+    flow = shutil.copytree(checkout / "flows" / "flight_times", tmp_path / "elsewhere" / "flow")
+    command = [uv, "pip", "install", *options, "--python", sys.executable, "--target", str(tmp_path / "app"), str(flow)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "app" / "flight_times" / "flow.py").is_file()
