@@ -492,6 +492,25 @@ async def test_one_of_several_leads_and_another_takes_over(database_url: str) ->
         await two.release()
 
 
+async def test_a_connection_that_ends_while_it_is_used_leads_no_longer(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """asyncpg then says that it is in no state for a question, by an error of its own kind: the lead is lost."""
+    one = Leadership(database_url)
+    try:
+        assert await one.held()
+
+        async def ended(*_: object, **__: object) -> None:
+            raise asyncpg.InternalClientError("cannot switch to state 15; another operation (2) is in progress")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(asyncpg.Connection, "execute", ended)
+            assert not await one.held()
+        assert await one.held()
+    finally:
+        await one.release()
+
+
 async def test_without_a_database_nobody_leads() -> None:
     """Not knowing is not leading."""
     assert not await Leadership("postgresql://nobody@127.0.0.1:1/none").held()

@@ -22,7 +22,9 @@ UNAVAILABLE_CLASSES = frozenset({"08", "28", "3D", "53", "57", "58"})
 LOCKED = "55P03"
 NO_TABLES = frozenset({"42P01", "42703", "3F000"})
 CUT = frozenset({"57P01", "57P02"})
-FAILURES = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, DBAPIError, PoolTimeout)
+# What asyncpg raises; the last where a connection ends at the very moment at which it is used.
+DRIVER = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+FAILURES = (OSError, *DRIVER, DBAPIError, PoolTimeout)
 
 
 async def connect(
@@ -73,7 +75,7 @@ def _try_it(_: Any, __: Any, checked_out: Any) -> None:
     """
     try:
         await_only(checked_out.driver_connection.execute("SELECT 1"))
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
+    except (OSError, *DRIVER) as exc:
         raise InvalidatePoolError from exc
 
 

@@ -11,13 +11,12 @@ from contextlib import suppress
 from itertools import takewhile
 from typing import Any
 
-import asyncpg
 import structlog
 from sqlalchemy import Row, Select, func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator.errors import LedgerUnavailable
-from orchestrator.ledger.connection import connect, transaction
+from orchestrator.ledger.connection import DRIVER, connect, transaction
 from orchestrator.ledger.tables import run_events, runs
 
 CHANNEL = "run_events"
@@ -26,7 +25,7 @@ KEPT = 8192  # more than the longest backfill announces at once
 PACE_SECONDS = 0.05  # between two reads while news keep coming: many are read as fast as one
 QUIET_SECONDS = 5.0  # an announcement may be lost with its connection: look this often all the same
 RETRY_SECONDS = 1.0
-LOST = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, LedgerUnavailable)
+LOST = (OSError, TimeoutError, *DRIVER, LedgerUnavailable)
 
 log = structlog.get_logger(__name__)
 

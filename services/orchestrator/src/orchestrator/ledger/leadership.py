@@ -4,12 +4,10 @@ import asyncio
 from contextlib import suppress
 from typing import Any
 
-import asyncpg
-
-from orchestrator.ledger.connection import connect
+from orchestrator.ledger.connection import DRIVER, connect
 
 LEADER_LOCK = 0x6F72_6368_0001  # any number of our own; the migrations lock under another
-LOST = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+LOST = (OSError, TimeoutError, *DRIVER)
 
 # Another replica leads within ten seconds of the leader's last sign of life: six until PostgreSQL gives its connection
 # up, and a look more. TCP alone would not do: the kernel of a frozen process, or a proxy, goes on answering for it.
