@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -117,6 +118,10 @@ class _Servers:
 
     def __init__(self, setting: Setting, stack: ExitStack) -> None:
         self._setting = setting
+        # a port that is taken, so that no other server gets it, and at which nobody listens
+        taken = stack.enter_context(socket.socket())
+        taken.bind((HOST, 0))
+        self._nobodys = taken.getsockname()[1]
         self.postgres = stack.enter_context(postgres(setting.folder))
         home = setting.folder / "prefect"
         shutil.rmtree(home / "home", ignore_errors=True)
@@ -175,7 +180,7 @@ class _Servers:
         port = free_port()
         environment = _clean() | {
             "ORCHESTRATOR_DATABASE_URL": ledger,
-            "ORCHESTRATOR_PREFECT_API_URL": f"http://{HOST}:{self.prefect.port if prefect else free_port()}/api",
+            "ORCHESTRATOR_PREFECT_API_URL": f"http://{HOST}:{self.prefect.port if prefect else self._nobodys}/api",
             "ORCHESTRATOR_PIPELINES": json.dumps(_pipelines(pipelines)),
             "ORCHESTRATOR_HOST": HOST,
             "ORCHESTRATOR_PORT": str(port),
