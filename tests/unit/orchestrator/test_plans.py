@@ -17,7 +17,7 @@ from orchestrator.runs import State
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from ...bench.api.benchmarks import many_runs
+from ...bench.api.ledgers import many_runs
 
 RUNS = 20_000
 PLACE = (datetime(2026, 1, 1, tzinfo=UTC), UUID(int=0))
