@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from urllib.parse import parse_qs, urlsplit
 
+import asyncpg
 import pytest
 from orchestrator.ledger.leadership import Leadership
 
@@ -137,3 +138,58 @@ async def test_a_long_look_keeps_the_lead(database_url: str) -> None:
     finally:
         await one.release()
         await other.release()
+
+
+async def test_one_of_several_leads_and_another_takes_over(database_url: str) -> None:
+    """The lock is one; losing the connection loses it at once, and the loser notices."""
+    one, two = Leadership(database_url), Leadership(database_url)
+    try:
+        assert await one.held()
+        assert not await two.held()
+        assert await one.held(), "asking again changes nothing"
+        assert not await two.held()
+        admin = await asyncpg.connect(database_url)
+        await admin.execute(
+            "SELECT pg_terminate_backend(l.pid) FROM pg_locks l JOIN pg_database d ON d.oid = l.database "
+            "WHERE l.locktype = 'advisory' AND d.datname = current_database()"
+        )
+        await admin.close()
+
+        async def taken_over() -> bool:
+            return await two.held()
+
+        await eventually(taken_over, within=5, what="the other one leads")
+        assert not await one.held()
+        await two.release()
+
+        async def back() -> bool:
+            return await one.held()
+
+        await eventually(back, within=5, what="the first one leads again")
+    finally:
+        await one.release()
+        await two.release()
+
+
+async def test_a_connection_that_ends_while_it_is_used_leads_no_longer(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """asyncpg then says that it is in no state for a question, by an error of its own kind: the lead is lost."""
+    one = Leadership(database_url)
+    try:
+        assert await one.held()
+
+        async def ended(*_: object, **__: object) -> None:
+            raise asyncpg.InternalClientError("cannot switch to state 15; another operation (2) is in progress")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(asyncpg.Connection, "execute", ended)
+            assert not await one.held()
+        assert await one.held()
+    finally:
+        await one.release()
+
+
+async def test_without_a_database_nobody_leads() -> None:
+    """Not knowing is not leading."""
+    assert not await Leadership("postgresql://nobody@127.0.0.1:1/none").held()
