@@ -16,7 +16,7 @@ from .sides import Stock
 
 FIRST, DAYS, SHORT_DAYS = date(2013, 1, 1), 365, 4
 # Compared by the day: what a pod is started for takes so long that a part of the year tells its pace.
-DAYS_OF_A_POD_EACH = 100
+DAYS_OF_A_POD_EACH = 50
 # As many pods as two cores have room for beside everything else; stock Prefect is held by the same CPU requests.
 AT_ONCE = 5
 # A year in five pods, and none that ends before the year does.

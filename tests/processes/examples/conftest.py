@@ -59,7 +59,8 @@ class Reader:
             pytest.fail(f"{process.args} did not end within {SECONDS} s: {process.communicate()}")
         assert process.returncode == 0, output + errors
         loggers = re.findall(r"^[\d:.]+ \| [A-Z]+ +\| (\S+) - ", errors, re.MULTILINE) or [""]
-        by_server = temporary_server and all(one.startswith(("prefect.server.", "EventsWorker")) for one in loggers)
+        servers = ("prefect.server.", "EventsWorker", "asyncio")
+        by_server = temporary_server and all(one.startswith(servers) for one in loggers)
         assert not errors or by_server, errors
         return output
 
