@@ -132,7 +132,7 @@ START = Benchmark(
         ),
     ),
     opened=opened,
-    rounds=12,
+    rounds=10,
     notes="""
 Completed is the moment that Prefect keeps of that state. A bare Job runs the same function in the same image;
 Kubernetes reports it complete seconds after it has run. CPU and memory are those of the whole pod, from its control
@@ -173,6 +173,6 @@ GROWN = Benchmark(
         for name, whose in (("ours", "ours"), ("stock", "stock"))
     ),
     opened=grown,
-    rounds=6,
+    rounds=5,
     notes="The runs are made at Prefect's API, ended from the start; our orchestrator finds them and keeps them too.",
 )
