@@ -20,6 +20,7 @@ class StepTookTooLong(TimeoutError):
         ConnectionRefusedError(),
         TimeoutError(),
         asyncpg.InterfaceError("connection is closed"),
+        asyncpg.InternalClientError("cannot switch to state 15; another operation (2) is in progress"),
         asyncpg.CannotConnectNowError("the database system is starting up"),
         asyncpg.AdminShutdownError("terminating connection"),
         asyncpg.ConnectionDoesNotExistError("connection was closed"),

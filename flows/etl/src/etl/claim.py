@@ -40,8 +40,9 @@ HEARTBEAT_SECONDS = 10.0
 _CONNECT_SECONDS = 5.0
 _STATEMENT_SECONDS = 10.0
 
-# What keeps a claim on the warehouse from being read or written for now; a later try may do better.
-UNREACHABLE = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
+# What keeps a claim on the warehouse from being read or written for now; a later try may do better. The last is what
+# asyncpg raises where a connection ends in the moment in which it is used.
+UNREACHABLE = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 # The newest claim that outdates fence $1 of flow run $2 for the date $3; no row: the claim holds.
 SUPERSEDED_BY = (
@@ -86,7 +87,7 @@ async def take(warehouse_url: str, *, flow_run_id: UUID, attempt: datetime) -> C
         attempt: when Prefect last scheduled the run.
 
     Raises:
-        OSError, asyncpg.PostgresError, asyncpg.InterfaceError: see UNREACHABLE; nothing was claimed.
+        OSError, asyncpg's errors: see UNREACHABLE; nothing was claimed.
     """
     async with connected(warehouse_url) as connection, connection.transaction():
         await _one_at_a_time(connection, flow_run_id)
@@ -106,7 +107,7 @@ async def is_held_by_another(warehouse_url: str, *, flow_run_id: UUID, attempt: 
     """Whether another process, not this one, is executing this attempt at a flow run or a later one.
 
     Raises:
-        OSError, asyncpg.PostgresError, asyncpg.InterfaceError: see UNREACHABLE.
+        OSError, asyncpg's errors: see UNREACHABLE.
     """
     async with connected(warehouse_url) as connection:
         held = await connection.fetchval(
@@ -127,7 +128,7 @@ async def claim_date(warehouse_url: str, *, flow_run_id: UUID, run_id: UUID, log
 
     Raises:
         ClaimLost: a later attempt of this flow run has claimed it.
-        OSError, asyncpg.PostgresError, asyncpg.InterfaceError: see UNREACHABLE.
+        OSError, asyncpg's errors: see UNREACHABLE.
     """
     async with connected(warehouse_url) as connection, connection.transaction():
         await _one_at_a_time(connection, flow_run_id)
@@ -155,7 +156,7 @@ async def is_outdated(warehouse_url: str, claim: Claim) -> bool:
     """Whether a later attempt of the same flow run has claimed it.
 
     Raises:
-        OSError, asyncpg.PostgresError, asyncpg.InterfaceError: see UNREACHABLE.
+        OSError, asyncpg's errors: see UNREACHABLE.
     """
     async with connected(warehouse_url) as connection:
         return await connection.fetchrow(SUPERSEDED_BY, claim.fence, claim.flow_run_id, None) is not None

@@ -104,7 +104,7 @@ async def day_run(logical_date: date | None) -> AsyncIterator[DayRun]:
     attempt's to say.
 
     Raises:
-        OSError, asyncpg.PostgresError, asyncpg.InterfaceError: the warehouse cannot be reached (etl.claim.UNREACHABLE).
+        OSError, asyncpg's errors: the warehouse cannot be reached (etl.claim.UNREACHABLE).
     """
     settings = EtlSettings()
     identity = this_run()
@@ -123,7 +123,7 @@ async def trial_run(day: date, *, source_url: str, warehouse_url: str) -> DayRun
     """A run outside Prefect, with which a flow's own tests call what its tasks do: it has a claim like any.
 
     Raises:
-        OSError, asyncpg.PostgresError, asyncpg.InterfaceError: the warehouse cannot be reached (etl.claim.UNREACHABLE).
+        OSError, asyncpg's errors: the warehouse cannot be reached (etl.claim.UNREACHABLE).
     """
     run_id = uuid4()
     mine = await claim_date(warehouse_url, flow_run_id=run_id, run_id=run_id, logical_date=None)

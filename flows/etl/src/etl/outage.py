@@ -16,4 +16,5 @@ def is_away(error: BaseException) -> bool:
         return error.status_code == AdbcStatusCode.IO and (not error.sqlstate or error.sqlstate.startswith(_CLASSES))
     if isinstance(error, TimeoutError):
         return type(error) is TimeoutError  # asyncpg's, for a connection
-    return isinstance(error, OSError | asyncpg.InterfaceError)
+    # the last, where a connection ends in the moment in which it is used
+    return isinstance(error, OSError | asyncpg.InterfaceError | asyncpg.InternalClientError)
