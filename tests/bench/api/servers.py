@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -19,11 +18,10 @@ import psutil
 
 from ..benchmark import Setting
 from ..machine import HOST, Unready, free_port, postgres, serving
+from ..stock import prefect_server
 from .ledgers import pipelines_told
 
 CONNECTIONS = 16
-
-_PREFECT = str(Path(sys.executable).with_name("prefect"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,27 +43,13 @@ class Servers:
         self._nobodys = taken.getsockname()[1]
         self.postgres = stack.enter_context(postgres(setting.folder))
         home = setting.folder / "prefect"
-        shutil.rmtree(home / "home", ignore_errors=True)
-        (home / "home").mkdir(parents=True)
-        theirs = stack.enter_context(postgres(home))
-        port = free_port()
-        url = f"http://{HOST}:{port}/api"
-        environment = _clean() | {
-            "PREFECT_HOME": str(home / "home"),
-            "PREFECT_API_URL": url,
-            "PREFECT_SERVER_DATABASE_CONNECTION_URL": theirs.database("bench").replace(
-                "postgresql://", "postgresql+asyncpg://", 1
-            ),
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "PREFECT_SERVER_UI_ENABLED": "false",
-            "DO_NOT_TRACK": "1",
-        }
-        command = [_PREFECT, "server", "start", "--host", HOST, "--port", str(port)]
-        log = setting.folder / "prefect.log"
+        home.mkdir(exist_ok=True)
+        theirs = stack.enter_context(postgres(home)).database("bench")
         setting.say("  a Prefect server is started")
-        process = stack.enter_context(serving(command, port=port, log=log, environment=environment, within=240))
-        self.prefect = Server(port=port, process=process)
-        _until_ready(f"{url}/ready", within=240, log=log)
+        server = stack.enter_context(prefect_server(home, theirs, {"PREFECT_SERVER_UI_ENABLED": "false"}))
+        self.prefect = Server(port=server.port, process=server.process)
+        url = server.api_url
+        _until_ready(f"{url}/ready", within=240, log=home / "server.log")
         flow = _call(f"{url}/flows/", {"name": "bench"})["id"]
         schema = {"type": "object", "properties": {}}
         told = {"name": "bench", "flow_id": flow, "parameter_openapi_schema": schema}

@@ -1,8 +1,6 @@
 """`local`: a trivial run without a cluster, on what `make dev` starts, on stock Prefect and on Airflow."""
 
 import os
-import shutil
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
@@ -15,15 +13,15 @@ from local_platform.pipelines import Pipeline
 from local_platform.stack import Ports, run_stack
 
 from ..benchmark import Benchmark, Figures, Say, Setting, Target, Variant
-from ..machine import HOST, Unready, awaited, free_port, postgres, serving
+from ..machine import Unready, awaited, free_port, postgres, serving
 from ..series import ROOT
+from ..stock import PREFECT, prefect_server
 from . import airflow
 
 RUN_SECONDS = 180
 FLOW = "tests.bench.cluster.flow.trivial"
 # the flow's module is this checkout's
 _PATH = {"PYTHONPATH": str(ROOT)}
-_PREFECT = str(Path(sys.executable).with_name("prefect"))
 
 
 @contextmanager
@@ -74,33 +72,20 @@ def _ours(folder: Path, say: Say) -> Iterator[Callable[[], float]]:
 @contextmanager
 def _stock(folder: Path) -> Iterator[Callable[[], float]]:
     """`prefect server start` and a process worker at their defaults, on a PostgreSQL."""
-    home = folder / "home"
-    shutil.rmtree(home, ignore_errors=True)
-    home.mkdir(parents=True)
-    port = free_port()
-    api = f"http://{HOST}:{port}/api"
+    folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         database = stack.enter_context(postgres(folder)).database("stock")
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")} | {
-            "PREFECT_HOME": str(home),
-            "PREFECT_API_URL": api,
-            "PREFECT_SERVER_DATABASE_CONNECTION_URL": database.replace("postgresql://", "postgresql+asyncpg://", 1),
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "DO_NOT_TRACK": "1",
-            **_PATH,
-        }
-        server = [_PREFECT, "server", "start", "--host", HOST, "--port", str(port)]
-        log = folder / "server.log"
-        stack.enter_context(serving(server, port=port, log=log, environment=environment, within=180))
+        server = stack.enter_context(prefect_server(folder, database, _PATH))
+        api = server.api_url
         client = stack.enter_context(httpx.Client(timeout=60))
         pool = {"name": "stock", "type": "process"}
         client.post(f"{api}/work_pools/", json=pool).raise_for_status()
         flow = client.post(f"{api}/flows/", json={"name": "trivial"}).raise_for_status().json()["id"]
         told = {"name": "stock", "flow_id": flow, "work_pool_name": "stock", "entrypoint": FLOW}
         deployment = client.post(f"{api}/deployments/", json=told).raise_for_status().json()["id"]
-        worker = [_PREFECT, "worker", "start", "--pool", "stock"]
+        worker = [PREFECT, "worker", "start", "--pool", "stock"]
         log = folder / "worker.log"
-        stack.enter_context(serving(worker, port=port, log=log, environment=environment))
+        stack.enter_context(serving(worker, port=server.port, log=log, environment=server.environment))
 
         def run() -> float:
             begun = datetime.now().astimezone()
