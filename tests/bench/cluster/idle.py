@@ -89,6 +89,7 @@ Resident memory and CPU time as the kubelet counts them, without the source: whi
 these pods have done all of the benchmarks before, about two thousand runs in two hours, and what they grew by they
 keep: installed anew a moment later the same four took 580 MB (Prefect's server 223, the worker 149, the orchestrator
 128, PostgreSQL 80). A share of a core is of this machine's core, which was two thirds as fast as on other days: on
-one of those, fresh, it was 549 MB and 6.0 %. Most of it is Prefect's server, which looks at its database for itself.
+one of those, fresh, it was 549 MB and 6.0 %.
+Which part takes the share, and why memory grows, has not been looked into.
 """,
 )
