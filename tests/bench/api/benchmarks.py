@@ -107,12 +107,12 @@ nobody was answered).
 
 _ACCEPT_NOTES = """
 What an accept waits for at 50 a second is seldom the disk: a row committed alone takes 1.7 ms, and 3 ms at the 99th
-percentile, in two of three tries of ten seconds; in the first, right after other data was written, that was 189 ms. By
-one profile of four seconds, with Prefect down, it is the processor. So far apart nothing is grouped, and an accept costs 9 ms of a core all told: a quarter
-is the request, a tenth what is known of the pipeline, a twelfth the statement; much of the rest follows it: what is
-announced to watchers, the handing over and, while Prefect is down, the reason why each run waits. Prefect and both
-databases share the two cores with that and with the sender. Tried: four round trips made one, the reasons of many
-written in parts of two hundred, a pause between looks.
+percentile, in two of three tries of ten seconds; in the first, right after other data was written, that was 189 ms.
+By one profile of four seconds, with Prefect down, it is the processor. So far apart nothing is grouped, and an accept
+costs 9 ms of a core all told: a quarter is the request, a tenth what is known of the pipeline, a twelfth the
+statement; much of the rest follows it: what is announced to watchers, the handing over and, while Prefect is down,
+the reason why each run waits. Prefect and both databases share the two cores with that and with the sender. Tried:
+four round trips made one, the reasons of many written in parts of two hundred, a pause between looks.
 """
 
 ACCEPT = Benchmark(
