@@ -65,7 +65,7 @@ async def read_in_use(warehouse_url: str) -> Stored | None:
     """The model in use, if there is one.
 
     Raises:
-        OSError, asyncpg.PostgresError, asyncpg.InterfaceError: see etl.claim.UNREACHABLE.
+        OSError, asyncpg's errors: see etl.claim.UNREACHABLE.
     """
     async with connected(warehouse_url) as connection:
         row = await connection.fetchrow("SELECT id, logical_date, model FROM delay_models WHERE in_use")
@@ -76,7 +76,7 @@ async def find(warehouse_url: str, *, trained_by: LoadedBy) -> Kept | None:
     """What an earlier attempt of this run committed without Prefect hearing of it, if anything.
 
     Raises:
-        OSError, asyncpg.PostgresError, asyncpg.InterfaceError: see etl.claim.UNREACHABLE.
+        OSError, asyncpg's errors: see etl.claim.UNREACHABLE.
     """
     async with connected(warehouse_url) as connection:
         return await _unheard(connection, trained_by)
@@ -90,7 +90,7 @@ async def keep(warehouse_url: str, training: Training, *, trained_by: LoadedBy) 
 
     Raises:
         ClaimLost: a later attempt of this run has claimed it; nothing was written.
-        OSError, asyncpg.PostgresError, asyncpg.InterfaceError: see etl.claim.UNREACHABLE; nothing was written.
+        OSError, asyncpg's errors: see etl.claim.UNREACHABLE; nothing was written.
     """
     claim = trained_by.claim
     async with connected(warehouse_url) as connection, connection.transaction():

@@ -85,7 +85,7 @@ class Attempt:
         """Whether this process may execute the run; without a warehouse, yes.
 
         Raises:
-            OSError, asyncpg.PostgresError, asyncpg.InterfaceError: see etl.claim.UNREACHABLE.
+            OSError, asyncpg's errors: see etl.claim.UNREACHABLE.
         """
         warehouse_url = os.environ.get("ETL_WAREHOUSE_URL")
         if not warehouse_url:

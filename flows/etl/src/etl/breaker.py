@@ -68,7 +68,7 @@ class Breaker:
 
         Raises:
             CircuitOpen: nothing was sent, or the one probe failed.
-            OSError, asyncpg.PostgresError, asyncpg.InterfaceError: the warehouse cannot tell.
+            OSError, asyncpg's errors: the warehouse cannot tell.
         """
         admission = await self.admit()
         try:

@@ -58,7 +58,7 @@ async def made_good_by(warehouse_url: str, logical_date: date) -> UUID | None:
     """The run that has loaded the day since it was degraded; None while the day is owed.
 
     Raises:
-        OSError, asyncpg.PostgresError, asyncpg.InterfaceError: see etl.claim.UNREACHABLE.
+        OSError, asyncpg's errors: see etl.claim.UNREACHABLE.
     """
     async with connected(warehouse_url) as connection:
         newest = await connection.fetchrow(_NEWEST, logical_date)
@@ -71,7 +71,7 @@ async def make_good(warehouse_url: str, *, deployment_id: UUID, at_most: int) ->
     Raises:
         httpx.HTTPError, prefect.exceptions.PrefectException: Prefect does not answer or refuses; what is missing is
             made by the next success.
-        OSError, asyncpg.PostgresError, asyncpg.InterfaceError: see etl.claim.UNREACHABLE; the same.
+        OSError, asyncpg's errors: see etl.claim.UNREACHABLE; the same.
     """
     made = []
     async with connected(warehouse_url) as connection:

@@ -61,7 +61,7 @@ async def read(warehouse_url: str, logical_date: date) -> Figures:
     """Ask the warehouse.
 
     Raises:
-        OSError, asyncpg.PostgresError, asyncpg.InterfaceError: see etl.claim.UNREACHABLE.
+        OSError, asyncpg's errors: see etl.claim.UNREACHABLE.
     """
     async with connected(warehouse_url) as connection:
         rows = await connection.fetch(QUERY, logical_date, DATES_BEFORE)

@@ -25,7 +25,7 @@ async def of_warehouse(
         degraded: why the date keeps what an earlier run loaded, where it does.
 
     Raises:
-        OSError, asyncpg.PostgresError, asyncpg.InterfaceError: see etl.claim.UNREACHABLE.
+        OSError, asyncpg's errors: see etl.claim.UNREACHABLE.
     """
     found = await figures.read(warehouse_url, day)
     said = f"Degraded, an earlier load was kept: {degraded}. " if degraded else ""
