@@ -111,8 +111,8 @@ LOAD = Benchmark(
         Variant(name="etl-5m", title="the ETL, 5 M rows", ours=True),
         Variant(name="copy-5m", title="\\copy, 5 M rows"),
         Variant(name="pandas-100k", title="pandas, executemany, 0.1 M rows"),
-        Variant(name="etl-25m", title="the ETL, 25 M rows", ours=True, most=1),
-        Variant(name="copy-25m", title="\\copy, 25 M rows", most=1),
+        Variant(name="etl-25m", title="the ETL, 25 M rows", ours=True, most=2),
+        Variant(name="copy-25m", title="\\copy, 25 M rows", most=2),
     ),
     targets=(
         Target(

@@ -19,6 +19,8 @@ from sqlalchemy import func, select, text
 from sqlalchemy.exc import DBAPIError, StatementError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from .conftest import eventually
+
 
 def wish(*, key: Key | None = None, correlation_id: str = "c", parameters: dict[str, Any] | None = None) -> Wish:
     return Wish(
@@ -161,6 +163,25 @@ async def test_a_connection_that_was_lost_is_replaced(db: AsyncEngine, postgres:
     assert await reader.run("etl", UUID(int=1)) is None
     postgres.execute(cut)
     assert (await acceptor.accept(wish()))[1]
+
+
+async def test_connections_that_nobody_uses_are_closed(postgres: Any) -> None:
+    """Each is a process of the database's. What is asked afterwards does not notice."""
+    url = postgres.create_database()
+    db = open_ledger(url, unused_seconds=0.5)
+    own = open_ledger(postgres.create_database())
+    name = urlsplit(url).path.lstrip("/")
+    open_now = text(f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{name}'")
+    async with db.begin(), db.begin(), db.begin():
+        assert await value(own, open_now) == 3
+
+    async def closed() -> bool:
+        return await value(own, open_now) == 0
+
+    await eventually(closed, within=10, what="no connection open")
+    assert await value(db, text("SELECT 1")) == 1
+    for one in (db, own):
+        await one.dispose()
 
 
 class Cut:

@@ -20,7 +20,7 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.datastructures import Headers
 
-from .conftest import Serve, answering, settings
+from .conftest import Serve, answering, eventually, settings
 from .mornings import Page, a_run, keep, run_of, send, started, yesterday
 from .test_api import problem
 from .test_doors import BOTH, VIEWER
@@ -77,7 +77,12 @@ async def test_a_run_is_started_once_and_cancelled(serve: Serve, db: AsyncEngine
         assert "it has no log" in page.text
         fields = page.form(f"/cancel/{first}")
         assert run_of(await send(client, f"/pipelines/etl/cancel/{first}", fields)) == first
-        assert (await client.get(f"/api/etl/status/{first}")).json()["state"] == "Cancelled"
+
+        async def cancelled() -> bool:
+            return bool((await client.get(f"/api/etl/status/{first}")).json()["state"] == "Cancelled")
+
+        # at once, or after the try to hand it over that is under way
+        await eventually(cancelled, within=10, what="the run is cancelled")
         again = await send(client, f"/pipelines/etl/cancel/{first}", fields)
         assert again.status_code == 409
         assert "there is nothing left to cancel" in Page(again).text

@@ -1,13 +1,20 @@
-"""The patient server: Prefect's own command, whose background work is done all the same."""
+"""The server that costs less: Prefect's own command, whose background work is done all the same."""
 
+import asyncio
 import os
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import httpx
+import prefect_server
 import pytest
+from sqlalchemy import event, text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from tests.conftest import Postgres
 
 READY_SECONDS = 90
 
@@ -67,6 +74,34 @@ def test_its_background_work_is_done(free_port: int, tmp_path: Path) -> None:
         server.terminate()
         said, _ = server.communicate(timeout=60)
     assert "asks every 0:00:01 0:00:01" in said
+
+
+async def test_connections_that_nobody_uses_are_closed(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of an engine like Prefect's; what is asked afterwards does not notice."""
+    monkeypatch.setattr(prefect_server, "UNUSED", timedelta(seconds=0.5))
+    watched, own = (
+        create_async_engine(
+            postgres.create_database().replace("postgresql://", "postgresql+asyncpg://", 1),
+            pool_pre_ping=True,
+            pool_use_lifo=True,
+        )
+        for _ in range(2)
+    )
+    event.listen(watched.sync_engine.pool, "connect", prefect_server.close_unused)
+    async with watched.begin() as one, watched.begin():
+        name = (await one.execute(text("SELECT current_database()"))).scalar_one()
+    open_now = text("SELECT count(*) FROM pg_stat_activity WHERE datname = :name")
+    began = time.monotonic()
+    async with own.connect() as connection:
+        assert (await connection.execute(open_now, {"name": name})).scalar_one() == 2
+        while (await connection.execute(open_now, {"name": name})).scalar_one():
+            await connection.rollback()  # what it sees of others is as of a transaction's first look
+            assert time.monotonic() < began + 10, "not within 10 s: the connections are closed"
+            await asyncio.sleep(0.1)
+    async with watched.begin() as one:
+        assert (await one.execute(text("SELECT 1"))).scalar_one() == 1
+    for engine in (watched, own):
+        await engine.dispose()
 
 
 def _await_ready(api: httpx.Client) -> None:

@@ -121,7 +121,7 @@ def serve(settings: Settings, kubernetes: Configuration | None) -> int:
 
 async def tend_schema(settings: DatabaseSettings, *, command: str, seconds: float) -> int:
     """Migrate the database, or wait until it is migrated; the exit code."""
-    db = open_ledger(settings.database_url.get_secret_value(), statement_seconds=None)
+    db = open_ledger(settings.database_url.get_secret_value(), statement_seconds=None, unused_seconds=0)
     try:
         if command == "migrate":
             await migrations.upgrade(db, seconds=seconds)
@@ -144,15 +144,12 @@ def log_as_json(level: str) -> None:
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
+    written: list[Any] = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.format_exc_info,
-                structlog.processors.JSONRenderer(),
-            ],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *written],
         )
     )
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
@@ -160,11 +157,19 @@ def log_as_json(level: str) -> None:
     for noisy in ("httpx", "httpcore", "alembic"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLogger().level))
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
+        processors=[*shared, *written],
+        logger_factory=_Lines,
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLogger().level),
         cache_logger_on_first_use=True,
     )
+
+
+class _Lines(structlog.WriteLogger):
+    """A logger's lines on stderr. Through the standard library each would cost twice as much, a tenth of an accept."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(sys.stderr)
+        self.name = name
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Finding out why runs do not go on, and why they ended: the leader looks where something may be wrong."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -30,6 +30,7 @@ from orchestrator.runs import Facts, FlowRun, State
 from orchestrator.workloads import NOBODYS, Event, Job, Pod
 
 LOOK_SECONDS = 3.0
+AT_ONCE = 50
 HEARTBEAT_SECONDS = 15.0
 HEARTBEATS_BACK = timedelta(minutes=15)
 QUIET = timedelta(seconds=60)  # a run that has just changed is not asked for its heartbeats
@@ -76,8 +77,7 @@ class Diagnosis:
         open_runs = await reasons.open_runs(self._db)
         if open_runs or self._held:
             sight = await self._see(open_runs, flow_runs)
-            found = {one.run_id: self._found(one, flow_runs, facts, sight) for one in open_runs}
-            await self._write(found)
+            await self._write(open_runs, lambda one: self._found(one, flow_runs, facts, sight), freeing=True)
         await self._explain(facts)
         await reasons.settle(self._db)
         still = {one.flow_run_id for one in open_runs}
@@ -94,14 +94,14 @@ class Diagnosis:
         self._failing_since = self._failing_since or since
         if not self._is_time():
             return
-        found = {}
-        for one in await reasons.open_runs(self._db):
-            if one.state is not State.SCHEDULED:
-                continue
-            finding = holds.before_handover(one, failing_since=self._failing_since, trouble=str(error), now=now)
-            if finding is not None:
-                found[one.run_id] = self._reason(finding, one, None, facts)
-        await self._write(found)
+        failing_since = self._failing_since
+
+        def waits(one: Open) -> Reason | None:
+            finding = holds.before_handover(one, failing_since=failing_since, trouble=str(error), now=now)
+            return self._reason(finding, one, None, facts) if finding else None
+
+        scheduled = [one for one in await reasons.open_runs(self._db) if one.state is State.SCHEDULED]
+        await self._write(scheduled, waits, freeing=False)
 
     def _is_time(self) -> bool:
         now = time.monotonic()
@@ -237,10 +237,22 @@ class Diagnosis:
         since = finding.since or datetime.now(UTC)
         return self._commands.reason(finding.kind, finding.detail, since=since, **(names | dict(finding.names)))
 
-    async def _write(self, found: Mapping[UUID, Reason | None]) -> None:
-        for noted in await reasons.hold(self._db, found):
-            _tell(noted)
-        self._held = any(found.values())
+    async def _write(
+        self, open_runs: Sequence[Open], reason_of: Callable[[Open], Reason | None], *, freeing: bool
+    ) -> None:
+        """Write down and tell what holds each of them; with `freeing` also that nothing does.
+
+        Some at a time: of a long backlog, nobody who asks or records something else waits behind all of it.
+        """
+        held = False
+        for first in range(0, len(open_runs), AT_ONCE):
+            found = {one.run_id: reason_of(one) for one in open_runs[first : first + AT_ONCE]}
+            if not freeing:
+                found = {run_id: reason for run_id, reason in found.items() if reason}
+            for noted in await reasons.hold(self._db, found) if found else ():
+                _tell(noted)
+            held = held or any(found.values())
+        self._held = held
 
     async def _explain(self, facts: Mapping[UUID, tuple[str, Facts]]) -> None:
         """Find the causes of the runs that failed, before their pods and Jobs are gone."""

@@ -1,18 +1,22 @@
 """The routes about runs: start one, ask about one, list them."""
 
+import json
+import re
+from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
 import structlog
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import PlainTextResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orchestrator import runs
 from orchestrator.api import pages, problems
 from orchestrator.api.answers import Accepted, Cancelling, RunPage, RunStatus, StartRequest, written
-from orchestrator.api.parts import OfPipeline, WithParts, facts_of
+from orchestrator.api.parts import OfPipeline, Parts, WithParts, facts_of
+from orchestrator.api.short import ShortRoute, arguments_by
 from orchestrator.errors import RunOver, UnknownRun
 from orchestrator.ledger import acceptance, cancellation, reading
 from orchestrator.ledger.acceptance import Key, Wish
@@ -20,9 +24,10 @@ from orchestrator.ledger.reading import Wanted
 from orchestrator.runs import State
 from orchestrator.settings import Pipeline
 
-router = APIRouter(prefix="/api/{pipeline}", tags=["runs"])
+router = APIRouter(prefix="/api/{pipeline}", tags=["runs"], route_class=ShortRoute)
 log = structlog.get_logger(__name__)
 
+_ID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 CSV = {"text/csv": {"schema": {"type": "string"}, "example": "timestamp,flow,state,duration_ms,notes\r\n"}}
 
 Repeatable = Annotated[
@@ -58,6 +63,23 @@ class Listing(BaseModel):
 Listed = Annotated[Listing, Query()]
 
 
+async def _plain_start(request: Request) -> Mapping[str, Any] | None:
+    """The arguments of `start` for a good body that came without a key."""
+    parts: Parts = request.app.state.parts
+    pipeline = parts.pipelines.get(request.path_params["pipeline"])
+    if pipeline is None or "idempotency-key" in request.headers:
+        return None
+    asked = None
+    if body := await request.body():
+        if request.headers.get("content-type") != "application/json":
+            return None
+        try:
+            asked = StartRequest.model_validate(json.loads(body))
+        except (ValueError, ValidationError):
+            return None
+    return {"request": request, "pipeline": pipeline, "parts": parts, "body": asked}
+
+
 @router.post(
     "/start",
     status_code=HTTPStatus.ACCEPTED,
@@ -65,6 +87,7 @@ Listed = Annotated[Listing, Query()]
     responses=problems.responses(404, 413, 422, 502, 503)
     | {202: {"headers": {"Location": {"description": "The run's status", "schema": {"type": "string"}}}}},
 )
+@arguments_by(_plain_start)
 async def start(
     *,
     request: Request,
@@ -131,7 +154,18 @@ def unknown(pipeline: Pipeline, run_id: UUID) -> UnknownRun:
     return UnknownRun(f"pipeline {pipeline.name} has no run {run_id}; /api/{pipeline.name}/runs lists those it has")
 
 
+async def _plain_status(request: Request) -> Mapping[str, Any] | None:
+    """The arguments of `status` for an id written as we write it."""
+    parts: Parts = request.app.state.parts
+    pipeline = parts.pipelines.get(request.path_params["pipeline"])
+    written_id = request.path_params["run_id"]
+    if pipeline is None or not _ID.fullmatch(written_id):
+        return None
+    return {"run_id": UUID(written_id), "pipeline": pipeline, "parts": parts}
+
+
 @router.get("/status/{run_id}", response_model=RunStatus, responses=problems.responses(404, 422, 503))
+@arguments_by(_plain_status)
 async def status(run_id: UUID, pipeline: OfPipeline, parts: WithParts) -> Response:
     """All that is known of one run."""
     row = await parts.reader.run(pipeline.name, run_id)

@@ -8,6 +8,7 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 
 from orchestrator.errors import TooManyRequests
@@ -160,12 +161,15 @@ class Streams:
 
 def address(client: tuple[str, int] | None) -> str:
     """What tells callers apart who give no name: the peer's address; of IPv6 the network, which is what one gets."""
-    if client is None:
-        return "local"
+    return "local" if client is None else _address(client[0])
+
+
+@lru_cache(REMEMBERED)
+def _address(host: str) -> str:
     try:
-        found = ip_address(client[0])
+        found = ip_address(host)
     except ValueError:
-        return client[0][:64]
+        return host[:64]
     if isinstance(found, IPv6Address):
         return f"{found.ipv4_mapped}" if found.ipv4_mapped else f"{IPv6Address(int(found) >> 64 << 64)}/64"
     return str(found)

@@ -16,6 +16,7 @@ from orchestrator.errors import LedgerUnavailable
 CONNECT_SECONDS = 5
 STATEMENT_SECONDS = 10
 MOST_CONNECTIONS = 16
+UNUSED_SECONDS = 60
 
 # What PostgreSQL says when it is away, starting, stopping, full, or not the database we were promised.
 UNAVAILABLE_CLASSES = frozenset({"08", "28", "3D", "53", "57", "58"})
@@ -53,11 +54,17 @@ async def connect(
     )
 
 
-def open_ledger(url: str, *, statement_seconds: float | None = STATEMENT_SECONDS) -> AsyncEngine:
-    """The pool of connections to the ledger; nothing is connected yet. The caller disposes of it."""
+def open_ledger(
+    url: str, *, statement_seconds: float | None = STATEMENT_SECONDS, unused_seconds: float = UNUSED_SECONDS
+) -> AsyncEngine:
+    """The pool of connections to the ledger; nothing is connected yet. The caller disposes of it.
+
+    PostgreSQL closes those that nobody has used for `unused_seconds`, each a process of its own there; 0: none.
+    """
+    unused = {"idle_session_timeout": str(round(unused_seconds * 1000))}
     db = create_async_engine(
         "postgresql+asyncpg://",
-        async_creator=lambda: connect(url, statement_seconds=statement_seconds),
+        async_creator=lambda: connect(url, statement_seconds=statement_seconds, more=unused),
         # none beyond those that are kept: an extra one would be opened and closed for each request of a busy moment
         pool_size=MOST_CONNECTIONS,
         max_overflow=0,

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import and_, exists, func, or_, select, tuple_, update
+from sqlalchemy import ARRAY, Select, Text, and_, any_, bindparam, exists, func, or_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -18,6 +18,7 @@ from orchestrator.ledger.tables import backfills, cancellations, pipelines, runs
 from orchestrator.runs import FlowRun, State
 
 unwanted = exists().where(cancellations.c.run_id == runs.c.run_id)
+_known = runs.c.pipeline == any_(bindparam("known", type_=ARRAY(Text)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,13 +107,8 @@ class Claim:
         )
 
 
-@asynccontextmanager
-async def claim(db: AsyncEngine, known: Collection[str]) -> AsyncIterator[Claim | None]:
-    """The oldest run of the `known` pipelines that is due, locked for as long as the block lasts; None when none is.
-
-    A run that waits for its next attempt holds up the younger ones of its pipeline, so that a backlog drains in the
-    order of acceptance, unless it has stepped aside.
-    """
+def _oldest_due() -> Select[Any]:
+    """The oldest run of the `known` pipelines that is due and that nobody holds."""
     now = func.clock_timestamp()
     # of each pipeline, the oldest run that holds up the younger ones
     holding = (
@@ -130,7 +126,7 @@ async def claim(db: AsyncEngine, known: Collection[str]) -> AsyncIterator[Claim 
         .scalar_subquery()
     )
     in_front = tuple_(runs.c.accepted_at, runs.c.run_id) < tuple_(holding.c.accepted_at, holding.c.run_id)
-    query = (
+    return (
         select(
             runs.c.run_id,
             runs.c.pipeline,
@@ -152,7 +148,7 @@ async def claim(db: AsyncEngine, known: Collection[str]) -> AsyncIterator[Claim 
         .where(
             waiting,
             ~unwanted,
-            runs.c.pipeline.in_(list(known)),
+            _known,
             runs.c.next_attempt_at <= now,
             or_(holding.c.run_id.is_(None), in_front),
         )
@@ -160,8 +156,21 @@ async def claim(db: AsyncEngine, known: Collection[str]) -> AsyncIterator[Claim 
         .limit(1)
         .with_for_update(of=runs, skip_locked=True, key_share=True)  # events and wishes may refer to it meanwhile
     )
+
+
+_OLDEST_DUE = _oldest_due()
+_NEXT_DUE = select(func.min(runs.c.next_attempt_at)).where(waiting, ~unwanted, _known)
+
+
+@asynccontextmanager
+async def claim(db: AsyncEngine, known: Collection[str]) -> AsyncIterator[Claim | None]:
+    """The oldest run of the `known` pipelines that is due, locked for as long as the block lasts; None when none is.
+
+    A run that waits for its next attempt holds up the younger ones of its pipeline, so that a backlog drains in the
+    order of acceptance, unless it has stepped aside.
+    """
     async with transaction(db) as connection:
-        row = (await connection.execute(query)).one_or_none()
+        row = (await connection.execute(_OLDEST_DUE, {"known": list(known)})).one_or_none()
         yield row and Claim(
             connection=connection,
             run_id=row.run_id,
@@ -184,9 +193,8 @@ def _turn(row: Any) -> Turn | None:
 
 async def next_due(db: AsyncEngine, known: Collection[str]) -> datetime | None:
     """When the next waiting run of the `known` pipelines may be tried; None when none waits."""
-    query = select(func.min(runs.c.next_attempt_at)).where(waiting, ~unwanted, runs.c.pipeline.in_(list(known)))
     async with transaction(db) as connection:
-        due: datetime | None = (await connection.execute(query)).scalar_one()
+        due: datetime | None = (await connection.execute(_NEXT_DUE, {"known": list(known)})).scalar_one()
     return due
 
 

@@ -21,8 +21,8 @@ from orchestrator.reasons import Reason
 from orchestrator.runs import State
 
 EXPLAINED_FOR = timedelta(hours=1)  # how long a cause is looked for; afterwards pods and logs are gone anyway
-HELD_AT_ONCE = 200
 FIRST_END = "PL101"  # ids sort: those below hold a run, the others ended one
+_TOLD = [runs.c[name] for name in ("run_id", "pipeline", "correlation_id", "state", "state_name")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,19 +48,10 @@ async def read(db: AsyncEngine, run_ids: Collection[UUID]) -> dict[UUID, Reason]
 async def hold(db: AsyncEngine, found: Mapping[UUID, Reason | None]) -> list[Noted]:
     """Write down what holds each of these runs now, None for nothing; return where that is another reason than before.
 
-    The same reason keeps its `since`, whatever its evidence is now. Runs that are over are left as they are. Many are
-    written some at a time: nobody who records something else waits long behind them.
+    The same reason keeps its `since`, whatever its evidence is now. Runs that are over are left as they are.
     """
-    noted = list[Noted]()
-    run_ids = sorted(found)
-    for start in range(0, len(run_ids), HELD_AT_ONCE):
-        noted += await _hold(db, {run_id: found[run_id] for run_id in run_ids[start : start + HELD_AT_ONCE]})
-    return noted
-
-
-async def _hold(db: AsyncEngine, found: Mapping[UUID, Reason | None]) -> list[Noted]:
     async with transaction(db) as connection:
-        query = select(runs).where(runs.c.run_id.in_(found), unfinished).order_by(runs.c.run_id)
+        query = select(*_TOLD).where(runs.c.run_id.in_(found), unfinished).order_by(runs.c.run_id)
         rows = list(await connection.execute(query))
         known = await connection.execute(select(reasons).where(reasons.c.run_id.in_([row.run_id for row in rows])))
         earlier = {row.run_id: _of(row) for row in known}
@@ -135,12 +126,6 @@ async def settle(db: AsyncEngine) -> None:
 
 async def open_runs(db: AsyncEngine) -> list[Open]:
     """Every run that is not over, oldest first."""
-    query = (
-        select(runs, backfills.c.paused_at, held.label("held_back"))
-        .select_from(runs.outerjoin(backfills, backfills.c.id == runs.c.backfill_id))
-        .where(unfinished)
-        .order_by(runs.c.accepted_at)
-    )
     async with transaction(db) as connection:
         return [
             Open(
@@ -156,8 +141,22 @@ async def open_runs(db: AsyncEngine) -> list[Open]:
                 backfill_paused=row.paused_at is not None,
                 held_back=row.held_back,
             )
-            for row in await connection.execute(query)
+            for row in await connection.execute(_OPEN)
         ]
+
+
+_OPEN = (
+    select(
+        # without its parameters: of a long backlog they are most of what is read
+        *(runs.c[name] for name in ("run_id", "pipeline", "flow_run_id", "state", "accepted_at", "dispatch_attempts")),
+        *(runs.c[name] for name in ("last_error", "steps_aside", "backfill_id")),
+        backfills.c.paused_at,
+        held.label("held_back"),
+    )
+    .select_from(runs.outerjoin(backfills, backfills.c.id == runs.c.backfill_id))
+    .where(unfinished)
+    .order_by(runs.c.accepted_at)
+)
 
 
 async def _put(connection: AsyncConnection, found: Mapping[UUID, Reason], *, over_an_end: bool) -> None:
