@@ -165,6 +165,33 @@ async def test_a_connection_that_was_lost_is_replaced(db: AsyncEngine, postgres:
     assert (await acceptor.accept(wish()))[1]
 
 
+async def test_connections_that_are_lost_again_and_again_lose_nothing(db: AsyncEngine, postgres: Any) -> None:
+    """Neither who accepts nor who reads notices, also where a connection ends while it is used."""
+    acceptor, reader = Acceptor(db), Reader(db)
+    name = await value(db, text("SELECT current_database()"))
+    cut = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
+    over = asyncio.Event()
+    made = list[UUID]()
+
+    async def caller() -> None:
+        while not over.is_set():
+            run_id, new = await acceptor.accept(wish())
+            assert new
+            row = await reader.run("etl", run_id)
+            assert row is not None
+            made.append(run_id)
+
+    async with asyncio.TaskGroup() as callers:
+        for _ in range(4):
+            callers.create_task(caller())
+        for _ in range(20):
+            await asyncio.sleep(0.05)
+            await asyncio.to_thread(postgres.execute, cut)
+        over.set()
+    assert len(made) > 20
+    assert await value(db, select(func.count()).select_from(runs)) == len(set(made)) == len(made)
+
+
 async def test_connections_that_nobody_uses_are_closed(postgres: Any) -> None:
     """Each is a process of the database's. What is asked afterwards does not notice."""
     url = postgres.create_database()

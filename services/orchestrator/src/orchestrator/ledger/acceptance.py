@@ -13,8 +13,8 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from orchestrator.errors import KeyReused, LedgerUnavailable
-from orchestrator.ledger.connection import autocommit, cut_off
+from orchestrator.errors import KeyReused
+from orchestrator.ledger.connection import autocommit, repeatable
 from orchestrator.ledger.tables import run_events, runs
 from orchestrator.ledger.together import Together
 from orchestrator.runs import State
@@ -86,13 +86,8 @@ class Acceptor:
 
     async def _commit(self, wishes: Sequence[Wish]) -> list[bool]:
         """Commit those whose key is free, in this order; for each whether it was."""
-        try:
-            return await self._insert(wishes)
-        except LedgerUnavailable as exc:
-            if not cut_off(exc):
-                raise
-            # nobody knows whether it was committed; the ids are the same, so what was is found and not made again
-            return await self._insert(wishes)
+        # twice does no harm: the ids are the same, so what was committed is found and not made again
+        return await repeatable(lambda: self._insert(wishes))
 
     async def _insert(self, wishes: Sequence[Wish]) -> list[bool]:
         rows = [

@@ -1,8 +1,9 @@
 """How the ledger is reached, and which of the database's errors mean that it is not there now."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from contextvars import ContextVar
+from typing import Any, TypeVar
 
 import asyncpg
 from sqlalchemy import event
@@ -26,6 +27,9 @@ CUT = frozenset({"57P01", "57P02"})
 # What asyncpg raises; the last where a connection ends at the very moment at which it is used.
 DRIVER = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 FAILURES = (OSError, *DRIVER, DBAPIError, PoolTimeout)
+
+A = TypeVar("A")
+_untried: ContextVar[bool] = ContextVar("untried", default=False)
 
 
 async def connect(
@@ -80,6 +84,8 @@ def _try_it(_: Any, __: Any, checked_out: Any) -> None:
 
     SQLAlchemy's pool_pre_ping does so within a transaction, by three questions for one.
     """
+    if _untried.get():
+        return
     try:
         await_only(checked_out.driver_connection.execute("SELECT 1"))
     except (OSError, *DRIVER) as exc:
@@ -112,12 +118,28 @@ async def transaction(db: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         raise translated from exc
 
 
-def cut_off(error: LedgerUnavailable) -> bool:
-    """Whether the connection was lost on the way: what was asked may be done, and a new one may be had at once."""
+async def repeatable(ask: Callable[[], Awaitable[A]]) -> A:
+    """What `ask` gives, on a connection that nobody tried before: where it was lost, ask again on one that is good.
+
+    Saves a round trip, for what may be done twice: what was asked first may be done, and nobody heard of it.
+    """
+    token = _untried.set(True)
+    try:
+        return await ask()
+    except LedgerUnavailable as exc:
+        if not _cut_off(exc):
+            raise
+    finally:
+        _untried.reset(token)
+    return await ask()
+
+
+def _cut_off(error: LedgerUnavailable) -> bool:
+    """Whether the connection was lost on the way, so that a new one may be had at once."""
     cause = error.__cause__
-    if not isinstance(cause, DBAPIError):
-        return False
-    return cause.connection_invalidated or getattr(cause.orig, "sqlstate", None) in CUT
+    if isinstance(cause, DBAPIError):
+        return cause.connection_invalidated or getattr(cause.orig, "sqlstate", None) in CUT
+    return isinstance(cause, asyncpg.InterfaceError | asyncpg.InternalClientError)
 
 
 def _translated(exc: Exception) -> LedgerUnavailable | None:

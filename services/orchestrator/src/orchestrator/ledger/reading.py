@@ -9,7 +9,7 @@ from uuid import UUID
 from sqlalchemy import ARRAY, Row, Select, Text, Uuid, and_, any_, bindparam, cast, func, lateral, select, true, tuple_
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from orchestrator.ledger.connection import autocommit, transaction
+from orchestrator.ledger.connection import autocommit, repeatable, transaction
 from orchestrator.ledger.tables import (
     cancellations,
     pipelines,
@@ -87,12 +87,15 @@ class Reader:
         return await self._pipelines.ask(pipeline)
 
     async def _read_runs(self, run_ids: Sequence[UUID]) -> list[Row[Any] | None]:
-        async with autocommit(self._db) as connection:
-            rows = {row.run_id: row for row in await connection.execute(_THESE, {"run_ids": list(run_ids)})}
+        async def read() -> dict[UUID, Row[Any]]:
+            async with autocommit(self._db) as connection:
+                return {row.run_id: row for row in await connection.execute(_THESE, {"run_ids": list(run_ids)})}
+
+        rows = await repeatable(read)
         return [rows.get(run_id) for run_id in run_ids]
 
     async def _read_pipelines(self, names: Sequence[str]) -> list[Remembered | None]:
-        found = await remembered(self._db, set(names))
+        found = await repeatable(lambda: remembered(self._db, set(names)))
         for name, one in found.items():
             before = self._latest.setdefault(name, one.facts)
             if before == one.facts:
