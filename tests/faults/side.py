@@ -21,7 +21,7 @@ from .cluster import Forward, Hands, Pod
 from .facts import Attempt, Case, Day, Effect, FlowRun, Job, Seen, SideName, Strays
 
 # What a connection that breaks, or a database that starts, looks like from here.
-AWAY = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+AWAY = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 # Every other load takes so long that it can be met, and every other fetch.
 SLOW_LOAD_SECONDS = 2.0
