@@ -86,7 +86,8 @@ IDLE = Benchmark(
     rounds=3,
     notes="""
 Resident memory and CPU time as the kubelet counts them, without the source: which stands for others. In a whole run
-these pods have done all of the benchmarks before, some two thousand runs in an hour and a half.
+these pods have done all of the benchmarks before, some two thousand runs in an hour and a half; only the orchestrator
+begins anew with each benchmark.
 
 CPU, by py-spy (100 s, 300 times a second) where the four took 4.1 % of a core: Prefect's server 2.1, PostgreSQL 1.1,
 the orchestrator 0.7, the worker 0.2. Of the server's, a fifth is its background services, a fifth the requests of
@@ -99,8 +100,8 @@ Memory, by pod, in MB after 0, 50, 100 and 150 runs, before anything was done ab
 Prefect's server 222, 241, 251, 256; the orchestrator 127, 133, 140, 144; the worker 148, 157, 160, 160. So most of
 the growth was PostgreSQL's: a process of 8 MB for every connection that a burst had opened. Those that nobody has used
 for a minute are closed now: 145 after fifty runs, 55 a minute later. The server gives back what it freed: 220, 230,
-233; the same settings gave nothing in the other two. After this whole run PostgreSQL has 72, the server 250, the
-orchestrator 142 and the worker 181, which had begun beside three hundred finished Jobs and keeps what those took.
+233; the same settings gave nothing in the other two. During these samples PostgreSQL had 36, the server 251, the worker
+181, which had begun beside three hundred finished Jobs and keeps what those took, and the orchestrator 139.
 What is left of each is what its imports take.
 """,
 )
