@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest
 from orchestrator.errors import KeyReused, LedgerUnavailable
 from orchestrator.ledger.acceptance import Acceptor, Key, Wish
-from orchestrator.ledger.connection import open_ledger
+from orchestrator.ledger.connection import open_ledger, repeatable
 from orchestrator.ledger.reading import Reader
 from orchestrator.ledger.tables import run_events, runs
 from orchestrator.ledger.together import Together
@@ -190,6 +190,31 @@ async def test_connections_that_are_lost_again_and_again_lose_nothing(db: AsyncE
         over.set()
     assert len(made) > 20
     assert await value(db, select(func.count()).select_from(runs)) == len(set(made)) == len(made)
+
+
+@pytest.mark.parametrize(("sqlstate", "asked"), [("57P01", 2), ("57P02", 2), ("57P05", 2), ("53300", 1)])
+async def test_what_a_closing_connection_kept_from_being_done_is_asked_again(sqlstate: str, asked: int) -> None:
+    """Also where it is closed for want of use at the very moment at which it is used; any other refusal stays one."""
+    tries = 0
+
+    class Refused(Exception):
+        pass
+
+    Refused.sqlstate = sqlstate  # type: ignore[attr-defined]
+
+    async def ask() -> int:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise LedgerUnavailable("it is closed", retry_after=1) from DBAPIError("SELECT 1", {}, Refused())
+        return tries
+
+    if asked == 1:
+        with pytest.raises(LedgerUnavailable):
+            await repeatable(ask)
+    else:
+        assert await repeatable(ask) == asked
+    assert tries == asked
 
 
 async def test_connections_that_nobody_uses_are_closed(postgres: Any) -> None:

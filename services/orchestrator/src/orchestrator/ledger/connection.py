@@ -23,7 +23,8 @@ UNUSED_SECONDS = 60
 UNAVAILABLE_CLASSES = frozenset({"08", "28", "3D", "53", "57", "58"})
 LOCKED = "55P03"
 NO_TABLES = frozenset({"42P01", "42703", "3F000"})
-CUT = frozenset({"57P01", "57P02"})
+# How it says that it ends this connection, and would take another: an administrator, a crash, nobody used it.
+CUT = frozenset({"57P01", "57P02", "57P05"})
 # What asyncpg raises; the last where a connection ends at the very moment at which it is used.
 DRIVER = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 FAILURES = (OSError, *DRIVER, DBAPIError, PoolTimeout)
