@@ -11,12 +11,12 @@ from uuid import UUID
 import pytest
 from orchestrator.errors import KeyReused, LedgerUnavailable
 from orchestrator.ledger.acceptance import Acceptor, Key, Wish
-from orchestrator.ledger.connection import open_ledger, repeatable
+from orchestrator.ledger.connection import open_ledger, repeatable, transaction
 from orchestrator.ledger.reading import Reader
 from orchestrator.ledger.tables import run_events, runs
 from orchestrator.ledger.together import Together
-from sqlalchemy import func, select, text
-from sqlalchemy.exc import DBAPIError, StatementError
+from sqlalchemy import event, func, select, text
+from sqlalchemy.exc import DBAPIError, InvalidRequestError, StatementError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from .conftest import eventually
@@ -215,6 +215,25 @@ async def test_what_a_closing_connection_kept_from_being_done_is_asked_again(sql
     else:
         assert await repeatable(ask) == asked
     assert tries == asked
+
+
+async def test_a_connection_that_is_lost_twice_is_a_database_that_is_away(db: AsyncEngine) -> None:
+    """It answers 503, not 500; a mistake of ours stays one."""
+    made = list[Any]()
+
+    def lost(connection: Any, *_: Any) -> None:
+        made.append(connection)
+        connection.driver_connection.terminate()
+
+    event.listen(db.sync_engine, "connect", lost)
+    with pytest.raises(LedgerUnavailable, match="cannot be reached now"):
+        async with transaction(db):
+            pass
+    event.remove(db.sync_engine, "connect", lost)
+    assert len(made) >= 2
+    with pytest.raises(InvalidRequestError):
+        async with transaction(db) as connection:
+            await connection.begin()
 
 
 async def test_connections_that_nobody_uses_are_closed(postgres: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import asyncpg
 from sqlalchemy import event
-from sqlalchemy.exc import DBAPIError, InvalidatePoolError
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError, InvalidRequestError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.util import await_only
@@ -27,7 +27,9 @@ NO_TABLES = frozenset({"42P01", "42703", "3F000"})
 CUT = frozenset({"57P01", "57P02", "57P05"})
 # What asyncpg raises; the last where a connection ends at the very moment at which it is used.
 DRIVER = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
-FAILURES = (OSError, *DRIVER, DBAPIError, PoolTimeout)
+FAILURES = (OSError, *DRIVER, DBAPIError, PoolTimeout, InvalidRequestError)
+# What SQLAlchemy's pool says where a connection made in place of a lost one is lost too; any other is our mistake.
+LOST_AGAIN = "This connection is closed"
 
 A = TypeVar("A")
 _untried: ContextVar[bool] = ContextVar("untried", default=False)
@@ -144,6 +146,8 @@ def _cut_off(error: LedgerUnavailable) -> bool:
 
 
 def _translated(exc: Exception) -> LedgerUnavailable | None:
+    if isinstance(exc, InvalidRequestError) and str(exc) != LOST_AGAIN:
+        return None
     origin = exc.orig if isinstance(exc, DBAPIError) else exc
     code = getattr(origin, "sqlstate", None) or ""
     if code in NO_TABLES:
