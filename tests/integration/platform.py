@@ -122,6 +122,11 @@ class Release:
         bound = ["--kube-context", f"kind-{self.cluster}", "--namespace", self.namespace]
         return subprocess.run(["helm", *arguments, *bound], capture_output=True, text=True, timeout=within, check=False)
 
+    def rolled_out(self, *parts: str, within: int) -> None:
+        """Wait until the newest pods of these parts are the ones that serve."""
+        for part in parts:
+            self.kubectl("rollout", "status", f"deployment/{self.name}-{part}", f"--timeout={within}s")
+
     def uninstall(self) -> None:
         done = self.helm("uninstall", self.name, "--wait", "--timeout", "5m", within=330)
         assert done.returncode == 0, done.stderr

@@ -201,7 +201,9 @@ def test_a_rollback_with_a_run_in_flight(versions: Versions, revisions: dict[str
                     return all(one in said for one in names)
 
                 eventually(named, within=ROLLBACK_SECONDS, what=f"{part} names both revisions of {database}")
-    # Where only the warehouse is newer, the older orchestrator serves; else the newer one never went away.
+    # Where only the warehouse is newer, the older orchestrator serves; else the newer one never went away. But between
+    # two of Prefect's servers there is none, and nobody waited.
+    versions.new.rolled_out("prefect-server", "source", within=150)
     completed_once(versions.new, run_id)
     kept(versions.new)
     versions.new.up(versions.values)
