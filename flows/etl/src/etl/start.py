@@ -58,7 +58,7 @@ def main() -> NoReturn:
     begun = beginning.result()
     if begun is None:
         sys.exit(0)
-    with later.settings_as_needed():
+    with later.finishing():
         import prefect.flow_engine  # noqa: F401, PLC0415
 
     mine, deployment = begun
