@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -91,6 +92,43 @@ def test_an_api_that_never_answers_ends_the_wait() -> None:
         PrefectApi(NOBODY, auth_string=None).read_flow_run(RUN, within_seconds=0.3)
 
 
+def test_a_connection_is_tried_anew_long_before_tcp_does(api: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a new pod the first packets are lost. Once it is there, an answer has the time that it has."""
+    connect = socket.create_connection
+    given: list[float] = []
+
+    def lost_at_first(address: tuple[str, int], timeout: float, source_address: None = None) -> socket.socket:
+        given.append(timeout)
+        if len(given) < 6:
+            raise TimeoutError
+        connected.append(connect(address, timeout, source_address))
+        return connected[-1]
+
+    connected: list[socket.socket] = []
+    monkeypatch.setattr(socket, "create_connection", lost_at_first)
+    PrefectApi(api, auth_string=None).read_flow_run(RUN, within_seconds=0)
+    first, again = given[:6], given[6:]
+    assert first == sorted(first)
+    assert sum(first) < 1.0
+    assert again == first[:1]
+    assert [one.gettimeout() for one in connected] == [5.0, 5.0]
+
+
+def test_a_connection_that_is_never_there_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the time of one attempt, and not before, it is the API that does not answer."""
+
+    def lost(*address: object) -> socket.socket:
+        now.append(now[-1] + 1)
+        raise TimeoutError("timed out")
+
+    now = [0.0]
+    monkeypatch.setattr(socket, "create_connection", lost)
+    monkeypatch.setattr(time, "monotonic", lambda: now[-1])
+    with pytest.raises(TimeoutError, match=f"{NOBODY} did not answer within 0 s: .*timed out"):
+        PrefectApi(NOBODY, auth_string=None).read_state(RUN)
+    assert now[-1] == 5
+
+
 @pytest.mark.parametrize(("status", "says"), [(401, "set PREFECT_API_AUTH_STRING"), (404, "knows no flow run")])
 def test_a_refusal_is_not_waited_out(api: str, status: int, says: str) -> None:
     """Wrong credentials and an unknown run end the wait at once, with what to do."""
@@ -106,10 +144,12 @@ def pod(tmp_path: Path, **environment: str) -> subprocess.Popen[str]:
     Its command says how it was called; told to, it is as slow as the real one is to begin, or to be imported.
     """
     stand_in = tmp_path / "prefect"
-    (stand_in / "client").mkdir(parents=True, exist_ok=True)
-    for empty in ("__init__", "flows", "flow_engine", "client/__init__"):
+    for package in ("client", "logging"):
+        (stand_in / package).mkdir(parents=True, exist_ok=True)
+    for empty in ("__init__", "flows", "flow_engine", "client/__init__", "logging/__init__"):
         (stand_in / f"{empty}.py").touch()
     (stand_in / "settings.py").write_text("class Settings:\n    def to_environment_variables(self): pass\n")
+    (stand_in / "logging" / "formatters.py").write_text("class PrefectFormatter: pass\n")
     (stand_in / "client" / "orchestration.py").write_text(
         "import os, time\n"
         "if 'SLOW_IMPORT' in os.environ:\n"

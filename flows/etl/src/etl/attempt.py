@@ -107,13 +107,10 @@ class Attempt:
 def begin() -> tuple[Attempt, dict[str, Any]] | None:
     """Wait for the API, claim the run that the environment names, and read its deployment; None: nothing to execute.
 
-    What Prefect logs carries the run's correlation id (see etl.log_lines).
-
     Raises:
         SystemExit: the run cannot be executed; the text says what to set.
     """
     attempt = _read(_wait_seconds())
-    log_lines.carry(attempt.run.correlation_id)
     return (attempt, attempt.read_deployment()) if attempt.claim() else None
 
 

@@ -11,6 +11,10 @@ _FORMATS = {
 }
 
 
+# Of what is logged before the run's own is known.
+UNKNOWN = "-"
+
+
 def carry(correlation_id: str) -> None:
     """Have Prefect's lines carry the id, where nobody has set their formats; before Prefect is imported."""
     for variable, who in _FORMATS.items():

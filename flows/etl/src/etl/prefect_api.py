@@ -4,6 +4,7 @@ It is there before Prefect's client is, and, unlike that, in any thread, while t
 """
 
 import base64
+import http.client
 import json
 import time
 import urllib.error
@@ -19,6 +20,10 @@ from etl.tags import correlation_id
 
 _ATTEMPT_TIMEOUT_SECONDS = 5.0
 PAUSE_SECONDS = 0.2
+
+# How long a connection may take before it is tried anew, and by how much longer each time.
+_CONNECT_SECONDS = 0.05
+_PATIENCE = 1.1
 
 # Answers of a server that is starting, overloaded or without its database; any other refusal is final.
 _TRANSIENT_STATUS = frozenset({408, 429})
@@ -189,7 +194,7 @@ class PrefectApi:
         data = None if body is None else json.dumps(body).encode()
         url = self._url + path
         request = urllib.request.Request(url, data=data, headers=self._headers, method=method)  # noqa: S310 - http(s)
-        with urllib.request.urlopen(request, timeout=_ATTEMPT_TIMEOUT_SECONDS) as answer:  # noqa: S310 - the same
+        with _OPENER.open(request, timeout=_ATTEMPT_TIMEOUT_SECONDS) as answer:
             content = answer.read()
             return json.loads(content) if content else None
 
@@ -200,6 +205,43 @@ class PrefectApi:
         if status == 404:
             return f"{api} knows no flow run {flow_run_id}: it was deleted, or the URL is another's"
         return f"{api} answered {status} for flow run {flow_run_id}"
+
+
+class _Connection(http.client.HTTPConnection):
+    """One that is tried anew soon.
+
+    Whoever enforces network policies may not know a pod that has just begun, and its first packet is lost. TCP itself
+    sends that again after a second (RFC 6298), in which the flow could have begun.
+    """
+
+    timeout: float
+
+    def connect(self) -> None:
+        """Raises TimeoutError where the time for the whole is up."""
+        whole = self.timeout
+        deadline = time.monotonic() + whole
+        seconds = _CONNECT_SECONDS
+        while True:
+            self.timeout = min(seconds, max(deadline - time.monotonic(), _CONNECT_SECONDS))
+            try:
+                super().connect()
+                break
+            except TimeoutError:
+                if time.monotonic() >= deadline:
+                    raise
+            finally:
+                self.timeout = whole
+            seconds *= _PATIENCE
+        self.sock.settimeout(whole)
+
+
+class _Handler(urllib.request.HTTPHandler):
+    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        """As its own, by such connections."""
+        return self.do_open(_Connection, req)
+
+
+_OPENER = urllib.request.build_opener(_Handler)
 
 
 def _last_scheduled(timeline: list[dict[str, Any]]) -> datetime:

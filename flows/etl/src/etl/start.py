@@ -46,22 +46,24 @@ def main() -> NoReturn:
     ending.listen()
     # Collecting garbage finds none in what imports make, and takes its time.
     gc.disable()
-    from etl import attempt, later  # noqa: PLC0415 - only now: loading this takes longer than all before
+    from etl import attempt, later, log_lines  # noqa: PLC0415 - only now: loading this takes longer than all before
 
     for variable, value in _SETTINGS.items():
         os.environ.setdefault(variable, value)
+    log_lines.carry(log_lines.UNKNOWN)
     later.put_off()
     beginning = _in_background(attempt.begin)
     import prefect.client.orchestration  # noqa: PLC0415 - most of Prefect, but not what sets up its logging
     import prefect.flows  # noqa: PLC0415
 
-    begun = beginning.result()
-    if begun is None:
-        sys.exit(0)
     with later.finishing():
         import prefect.flow_engine  # noqa: F401, PLC0415
 
+    begun = beginning.result()
+    if begun is None:
+        sys.exit(0)
     mine, deployment = begun
+    log_lines.carry_another(mine.run.correlation_id, before=log_lines.UNKNOWN)
     if not _is_in_the_image(deployment):
         gc.enable()
         _become_prefects()
