@@ -23,7 +23,7 @@ MANY_PIPELINES = 100
 
 @contextmanager
 def accepting(setting: Setting) -> Iterator[Callable[[Variant], Figures]]:
-    """An empty ledger for each sample, a Prefect server with one deployment."""
+    """An empty ledger for each sample, and where Prefect is up a deployment without runs."""
     with servers_of(setting) as servers:
         servers.ledger("accept-empty")
         servers.ledger("accept-many", pipelines=MANY_PIPELINES)
@@ -32,8 +32,10 @@ def accepting(setting: Setting) -> Iterator[Callable[[Variant], Figures]]:
             if variant.name == "prefect":
                 path = f"/api/deployments/{servers.deployment}/create_flow_run"
                 return servers.hammered([servers.prefect], "POST", [path], body="{}")
-            many = variant.name == "many"
+            many, prefect = variant.name == "many", variant.name in ("up", "steady")
             url = servers.postgres.database("accept", template="accept-many" if many else "accept-empty")
+            if prefect:
+                servers.deploy_anew("accept")
             steady = STEADY_PER_SECOND if variant.name.startswith("steady") else None
             with ExitStack() as stack:
                 ours = [
@@ -41,7 +43,7 @@ def accepting(setting: Setting) -> Iterator[Callable[[Variant], Figures]]:
                         servers.orchestrator(
                             url,
                             number,
-                            prefect=variant.name in ("up", "steady"),
+                            prefect=prefect,
                             pipelines=MANY_PIPELINES if many else 1,
                         )
                     )

@@ -50,15 +50,26 @@ class Servers:
         self.prefect = Server(port=server.port, process=server.process)
         url = server.api_url
         _until_ready(f"{url}/ready", within=240, log=home / "server.log")
-        flow = _call(f"{url}/flows/", {"name": "bench"})["id"]
+        self.deployment = self._deployed()
+
+    def _deployed(self) -> UUID:
+        flow = self._ask("POST", "/flows/", {"name": "bench"})["id"]
         schema = {"type": "object", "properties": {}}
         told = {"name": "bench", "flow_id": flow, "parameter_openapi_schema": schema}
-        self.deployment = UUID(_call(f"{url}/deployments/", told)["id"])
+        return UUID(self._ask("POST", "/deployments/", told)["id"])
+
+    def deploy_anew(self, ledger: str) -> None:
+        """Replace the deployment by one without runs, and have a new ledger know it.
+
+        An orchestrator follows every run of its deployments. It would adopt those that other samples left there.
+        """
+        self._ask("DELETE", f"/deployments/{self.deployment}")
+        self.deployment = self._deployed()
+        self.postgres.execute(ledger, f"UPDATE pipelines SET deployment_id = '{self.deployment}'")
 
     def create_flow_run(self) -> str:
         """One flow run that nobody will execute; its id."""
-        path = f"/api/deployments/{self.deployment}/create_flow_run"
-        return str(_call(f"http://{HOST}:{self.prefect.port}{path}", {})["id"])
+        return str(self._ask("POST", f"/deployments/{self.deployment}/create_flow_run", {})["id"])
 
     def ledger(self, name: str, *, pipelines: int = 1) -> None:
         """A new, migrated ledger that knows the pipelines' deployments, as one has it that has ever seen Prefect."""
@@ -78,6 +89,14 @@ class Servers:
             """ '{"type": "object", "properties": {}}', '{}', '[]', '[]', false, now()"""
             f" FROM jsonb_to_recordset('{json.dumps(pipelines_told(pipelines))}') AS told (name text, deployment text)",
         )
+
+    def _ask(self, method: str, path: str, body: Mapping[str, object] | None = None) -> Any:
+        url = f"http://{HOST}:{self.prefect.port}/api{path}"
+        content = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(url, content, {"Content-Type": "application/json"}, method=method)
+        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310 - a server of ours
+            told = answer.read()
+            return json.loads(told) if told else None
 
     @contextmanager
     def orchestrator(self, ledger: str, number: int, *, prefect: bool, pipelines: int = 1) -> Iterator[Server]:
@@ -165,12 +184,6 @@ def _clean() -> dict[str, str]:
 
 def _cpu_seconds(process: psutil.Process) -> float:
     return sum(sum(one.cpu_times()[:2]) for one in (process, *process.children(recursive=True)))
-
-
-def _call(url: str, body: Mapping[str, object]) -> Any:
-    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})  # noqa: S310
-    with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 - a server of ours
-        return json.load(answer)
 
 
 def _until_ready(url: str, *, within: float, log: Path) -> None:
