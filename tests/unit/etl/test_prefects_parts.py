@@ -80,6 +80,11 @@ def one(a):
 told = flow(one).parameters.properties["a"].get("description")
 assert told == ("Told." if "Told" in one.__doc__ else None)
 '''
+MINE = """
+import httpcore
+class Mine(httpcore.HTTP2Connection): pass
+assert issubclass(Mine, httpcore.HTTP2Connection)
+"""
 NOTIFICATIONS, SYSTEM, WEBHOOK = later.BLOCKS
 
 
@@ -124,6 +129,7 @@ def said_by(use: str) -> Any:
         ),
         ("import httpx; httpx.Client(http2=True)", set()),
         ("import httpcore; assert not isinstance(1, httpcore.HTTP2Connection)", {"httpcore._sync.http2"}),
+        (MINE, {"httpcore._sync.http2"}),
         ("from prefect.utilities.names import generate_slug; assert generate_slug(2)", {"coolname"}),
     ],
 )
@@ -138,7 +144,7 @@ def test_what_is_put_off_is_there_when_it_is_used(use: str, loaded: set[str]) ->
 
 
 def test_nothing_promised_is_an_exception() -> None:
-    """By its promise nobody could catch it; as a base class a promise would fail at once."""
+    """By its promise nobody could catch it."""
     use = (
         "import gc; from etl.promises import Promise;"
         "kept = [one.kept() for one in gc.get_objects() if type(one) is Promise]; assert kept;"

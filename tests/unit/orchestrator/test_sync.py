@@ -18,7 +18,7 @@ from orchestrator.ledger.tables import run_events, runs
 from orchestrator.prefect_api import PrefectApi
 from orchestrator.reasons import Commands
 from orchestrator.resilience import Guard, Limits
-from orchestrator.sync import Sync
+from orchestrator.sync import AT_ONCE, Sync
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -67,9 +67,8 @@ def follow(db: AsyncEngine, database_url: str) -> Follow:
                 ),
                 deployments=deployments or NAMES,
                 handed_over=asyncio.Event(),
-                on_seen=watched.seen.append,
                 on_failure=watched.failed,
-                **{"poll_seconds": 0.05} | more,
+                **{"poll_seconds": 0.05, "on_seen": watched.seen.append} | more,
             )
             yield watched
 
@@ -205,6 +204,28 @@ async def test_what_others_made_is_adopted_when_due(db: AsyncEngine, follow: Fol
         assert len(await rows(db)) == 4
     kinds = [("submitted", "Scheduled"), ("changed", "Running")]
     assert await events(db, UUID(by_hand["id"])) == kinds
+
+
+async def test_of_many_what_was_written_down_stays(db: AsyncEngine, follow: Follow) -> None:
+    """Some are written down at a time, and told: what goes wrong with the next does not take those back."""
+
+    def tell(change: Seen) -> None:
+        told.append(change)
+        if len(told) > AT_ONCE:
+            raise RuntimeError
+
+    wire = PrefectWire()
+    for _ in range(2 * AT_ONCE + 1):
+        wire.add("RUNNING", due=datetime.now(UTC) - timedelta(minutes=1))
+    told: list[Seen] = []
+    async with follow(wire, on_seen=tell) as watched:
+        with pytest.raises(RuntimeError):
+            await watched.look()
+        assert len(await rows(db)) == 2 * AT_ONCE
+        told.clear()
+        await watched.look()
+    assert len(await rows(db)) == 2 * AT_ONCE + 1
+    assert len(told) == 1
 
 
 async def test_our_own_run_is_linked_not_adopted(db: AsyncEngine, follow: Follow) -> None:

@@ -10,7 +10,6 @@ _FORMATS = {
     "PREFECT_LOGGING_FORMATTERS_STANDARD_TASK_RUN_FMT": "Task run %(task_run_name)r",
 }
 
-
 # Of what is logged before the run's own is known.
 UNKNOWN = "-"
 

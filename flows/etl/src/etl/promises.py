@@ -1,8 +1,8 @@
 """Modules whose code runs once something of them is asked for, and what is told of them before that.
 
 While other modules are imported, whatever those ask of such a module, by `from … import` or in an annotation, is a
-promise: it becomes the thing itself when it is called, asked for an attribute, or asked whether something is one of its
-instances. It can be no base class, and nothing is caught by it.
+promise: it becomes the thing itself when it is called, made a base class, asked for an attribute, or asked whether
+something is of its kind. Nothing is caught by it.
 """
 
 import sys
@@ -38,8 +38,14 @@ class Promise:
             raise AttributeError(name)
         return getattr(self.kept(), name)
 
+    def __mro_entries__(self, bases: tuple[object, ...]) -> tuple[Any, ...]:
+        return (self.kept(),)
+
     def __instancecheck__(self, thing: object) -> bool:
         return isinstance(thing, self.kept())
+
+    def __subclasscheck__(self, kind: type) -> bool:
+        return issubclass(kind, self.kept())
 
 
 def put_off(names: Set[str], *, then: Mapping[str, Callable[[ModuleType], None]]) -> None:

@@ -20,6 +20,7 @@ from orchestrator.ledger.leadership import Leadership
 from orchestrator.prefect_api import PrefectApi
 from orchestrator.runs import Facts, FlowRun, State
 
+AT_ONCE = 50
 FACTS_SECONDS = 15.0
 SWEEP_SECONDS = 300.0
 SWEEP_BACK = timedelta(hours=24)
@@ -155,12 +156,14 @@ class Sync:
         await self._diagnose(met)
 
     async def _write(self, told: Sequence[FlowRun]) -> None:
-        seen = await following.record(self._db, told, self._known, max_attempts=self._max_attempts)
+        """Some at a time: who asks for something meanwhile does not wait behind thousands."""
+        for first in range(0, len(told), AT_ONCE):
+            some = told[first : first + AT_ONCE]
+            for change in await following.record(self._db, some, self._known, max_attempts=self._max_attempts):
+                self._on_seen(change)
         crashed = [one.flow_run_id for one in told if one.state is State.CRASHED]
         if crashed and await recovering.any_going(self._db, crashed):
             self._on_crash()
-        for change in seen:
-            self._on_seen(change)
 
     async def _diagnose(self, met: Mapping[UUID, FlowRun]) -> None:
         """What is said of why runs are where they are must not keep where they are from being known."""
