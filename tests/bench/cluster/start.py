@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from random import Random
 from statistics import median
 from typing import Any
 
@@ -26,7 +27,12 @@ def opened(setting: Setting) -> Iterator[Callable[[Variant], Figures]]:
             setting.say(f"  a first run at {deployment}")
             _run(ground, getattr(ground, side), deployment)
 
+        moment = Random(setting.seed)
+
         def take(variant: Variant) -> Figures:
+            # The kubelet looks at its containers once a second: begun when the pod before was seen to have ended, each
+            # sample would meet the same moment of that second.
+            time.sleep(moment.random())
             if variant.name == "bare":
                 figures = _bare(ground, len(functions))
                 functions.append(figures["function_seconds"])
@@ -49,7 +55,10 @@ def grown(setting: Setting) -> Iterator[Callable[[Variant], Figures]]:
         for side, deployment in (_SIDES["ours"], _SIDES["stock"]):
             _run(ground, getattr(ground, side), deployment)
 
+        moment = Random(setting.seed)
+
         def take(variant: Variant) -> Figures:
+            time.sleep(moment.random())  # as above
             side, deployment = _SIDES[variant.name]
             return _run(ground, getattr(ground, side), deployment)
 

@@ -30,7 +30,7 @@ from orchestrator.runs import Facts, FlowRun, State
 from orchestrator.workloads import NOBODYS, Event, Job, Pod
 
 LOOK_SECONDS = 3.0
-AT_ONCE = 50
+AT_ONCE = 15
 HEARTBEAT_SECONDS = 15.0
 HEARTBEATS_BACK = timedelta(minutes=15)
 QUIET = timedelta(seconds=60)  # a run that has just changed is not asked for its heartbeats
