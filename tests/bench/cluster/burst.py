@@ -80,6 +80,6 @@ BURST = Benchmark(
 Ten callers at a time. What crashed and was rerun counts by how it ended at last.
 
 Both cores are busy all the time: a run costs what its pod, the kubelet, containerd and Prefect's server spend on it,
-3 CPU seconds here, of which the flow pod's own process is 0.8. Tried: as for `start` and `backfill`.
+2.6 CPU seconds here, of which the flow pod's own process is 0.66. Tried: as for `start` and `backfill`.
 """,
 )

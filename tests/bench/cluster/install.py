@@ -125,8 +125,8 @@ INSTALL = Benchmark(
     opened=opened,
     rounds=2,
     notes="""
-A run is asked for every fifth of a second until it is taken; its end is the moment that Prefect keeps. Ours took 31 and
-28 s, stock 28 and 113: probably because its registration does not wait for its server, and is begun again after pauses
+A run is asked for every fifth of a second until it is taken; its end is the moment that Prefect keeps. Ours took 29 and
+28 s, stock 39 and 111: probably because its registration does not wait for its server, and is begun again after pauses
 that grow.
 """,
 )
