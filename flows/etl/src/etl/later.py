@@ -97,7 +97,7 @@ def know_blocks() -> None:
 
     def look_up_among_all(cls: type[Block], key: str) -> Any:
         for name in BLOCKS:
-            promises.load(sys.modules[name])
+            promises.load(name)
         return look_up(cls, key)
 
     type.__setattr__(Block, "get_block_class_from_key", classmethod(look_up_among_all))

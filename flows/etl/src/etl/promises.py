@@ -1,33 +1,34 @@
-"""Modules whose code runs once something of them is asked for, and what is told of them before that.
+"""Modules that are imported once something of them is asked for, and what is told of them before that.
 
-While other modules are imported, whatever those ask of such a module, by `from … import` or in an annotation, is a
-promise: it becomes the thing itself when it is called, made a base class, asked for an attribute, or asked whether
-something is of its kind. Nothing is caught by it.
+While other modules are imported, there is a stand-in under such a module's name, and whatever is asked of it, by
+`from … import` or in an annotation, is a promise: it becomes the thing itself when it is called, made a base class,
+asked for an attribute, or asked whether something is of its kind. Nothing is caught by it.
+
+After that the stand-ins are taken away, and whoever imports such a module does so as ever. The stand-ins and promises
+that others have kept import it when they are asked for something: by Python's own import, with its locks.
 """
 
+import importlib
 import sys
-import threading
 from collections.abc import Callable, Mapping, Sequence, Set
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
-_loading = threading.RLock()
-_promising = threading.Event()
+Then = Mapping[str, Callable[[ModuleType], None]]
 
 
 class Promise:
-    """What a module that has not run has under a name."""
+    """What a module that is not imported yet has under a name."""
 
-    def __init__(self, module: ModuleType, name: str) -> None:
+    def __init__(self, module: str, name: str) -> None:
         self._module = module
         self._name = name
 
     def kept(self) -> Any:
         """The thing itself."""
-        load(self._module)
-        return getattr(self._module, self._name)
+        return getattr(load(self._module), self._name)
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         """As the thing itself, as are the others."""
@@ -48,56 +49,64 @@ class Promise:
         return issubclass(kind, self.kept())
 
 
-def put_off(names: Set[str], *, then: Mapping[str, Callable[[ModuleType], None]]) -> None:
-    """From now on these modules' code runs later; what they are asked for is promised until `keep`.
+def put_off(names: Set[str], *, then: Then) -> None:
+    """From now on these modules have stand-ins, until `keep`.
 
-    `then`: what is done to other modules as soon as their code has run.
+    `then`: what is done to a module as soon as it is there; a stand-in to which something is done stays.
     """
-    _promising.set()
     sys.meta_path.insert(0, _Finder(names, then))
 
 
 def keep() -> None:
-    """From now on these modules' code runs as soon as they are asked for anything."""
-    _promising.clear()
+    """From now on modules are imported as ever."""
+    for finder in _finders():
+        sys.meta_path.remove(finder)
+        _take_away([name for name in sys.modules if name not in finder.then])
 
 
-def load(module: ModuleType) -> None:
-    """Run the code of a module that was put off, after that of the packages it is in."""
-    with _loading:
-        package = sys.modules.get(module.__name__.rpartition(".")[0])
-        if isinstance(package, _Later):
-            load(package)
-        # which may have loaded this one
-        if isinstance(module, _Later) and module.__spec__ is not None and isinstance(module.__spec__.loader, _Loader):
-            module.__class__ = ModuleType  # type: ignore[assignment]
-            module.__spec__.loader.real.exec_module(module)
+def load(name: str) -> ModuleType:
+    """The module itself."""
+    if isinstance(sys.modules.get(name), _StandIn):
+        # while others are imported: with all of its package, whose modules could do little with promises of each other
+        package = name.partition(".")[0]
+        for finder in _finders():
+            finder.names = {one for one in finder.names if one.partition(".")[0] != package}
+        _take_away([one for one in sys.modules if one.partition(".")[0] == package])
+    return importlib.import_module(name)
 
 
-class _Later(ModuleType):
-    """A module whose code has not run."""
+def _finders() -> list["_Finder"]:
+    return [finder for finder in sys.meta_path if isinstance(finder, _Finder)]
+
+
+def _take_away(names: Sequence[str]) -> None:
+    for name in names:
+        if isinstance(sys.modules[name], _StandIn):
+            del sys.modules[name]
+
+
+class _StandIn(ModuleType):
+    """A module's stand-in: it promises while others are imported, and has the module's own things after that."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        if _promising.is_set():
-            return Promise(self, name)
-        load(self)
-        return getattr(self, name)
+        if _finders():
+            return Promise(self.__name__, name)
+        return getattr(load(self.__name__), name)
 
 
 class _Loader(Loader):
-    """Makes the module, and lets its real loader run its code later."""
+    """Makes the stand-in of a module."""
 
-    def __init__(self, real: Loader, then: Callable[[ModuleType], None] | None) -> None:
-        self.real = real
+    def __init__(self, then: Callable[[ModuleType], None] | None) -> None:
         self._then = then
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        return _Later(spec.name)
+        return _StandIn(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Nothing yet of its code."""
+        """Nothing of the module's code."""
         if self._then is not None:
             self._then(module)
 
@@ -118,24 +127,20 @@ class _Followed(Loader):
 
 
 class _Finder(MetaPathFinder):
-    def __init__(self, names: Set[str], then: Mapping[str, Callable[[ModuleType], None]]) -> None:
-        self._names = names
-        self._then = then
+    def __init__(self, names: Set[str], then: Then) -> None:
+        self.names = names
+        self.then = then
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        then = self._then.get(fullname)
-        if fullname not in self._names:
-            package = sys.modules.get(fullname.rpartition(".")[0])
-            if isinstance(package, _Later):
-                load(package)
-            if then is None:
-                return None
+        then = self.then.get(fullname)
+        if fullname not in self.names and then is None:
+            return None
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is not None and spec.loader is not None:
-            if fullname in self._names:
-                spec.loader = _Loader(spec.loader, then)
+            if fullname in self.names:
+                spec.loader = _Loader(then)
             elif then is not None:
                 spec.loader = _Followed(spec.loader, then)
         return spec
