@@ -48,8 +48,7 @@ class Servers:
         setting.say("  a Prefect server is started")
         server = stack.enter_context(prefect_server(home, theirs, {"PREFECT_SERVER_UI_ENABLED": "false"}))
         self.prefect = Server(port=server.port, process=server.process)
-        url = server.api_url
-        _until_ready(f"{url}/ready", within=240, log=home / "server.log")
+        _until_ready(f"{server.api_url}/ready", within=240, log=home / "server.log")
         self.deployment = self._deployed()
 
     def _deployed(self) -> UUID:

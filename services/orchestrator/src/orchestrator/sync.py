@@ -159,11 +159,12 @@ class Sync:
         """Some at a time: who asks for something meanwhile does not wait behind thousands."""
         for first in range(0, len(told), AT_ONCE):
             some = told[first : first + AT_ONCE]
-            for change in await following.record(self._db, some, self._known, max_attempts=self._max_attempts):
+            seen = await following.record(self._db, some, self._known, max_attempts=self._max_attempts)
+            crashed = [one.flow_run_id for one in some if one.state is State.CRASHED]
+            if crashed and await recovering.any_going(self._db, crashed):
+                self._on_crash()
+            for change in seen:
                 self._on_seen(change)
-        crashed = [one.flow_run_id for one in told if one.state is State.CRASHED]
-        if crashed and await recovering.any_going(self._db, crashed):
-            self._on_crash()
 
     async def _diagnose(self, met: Mapping[UUID, FlowRun]) -> None:
         """What is said of why runs are where they are must not keep where they are from being known."""
