@@ -116,10 +116,10 @@ percentile, in two of three tries of ten seconds; in the first, right after othe
 It is the processor. In earlier runs the orchestrator of a sample also adopted the thousands of runs that other samples
 had left in Prefect under the same deployment: 33 to 79 ms with Prefect up, where it is 13 to 20 now that each sample
 has a deployment of its own. What is adopted is written down fifty at a time since: beside 1,500 such runs the 99th
-percentile was 76, 27 and 44 ms, before that 102, 75 and 53, by turns. With Prefect down most of it is saying of each
+percentile was 76, 27 and 44 ms, before that 102, 75 and 53, by turns. With Prefect down a part of it is saying of each
 waiting run why it waits: fifty at a time in these samples, fifteen since, 8.5, 8.0, 9.4 and 10.0 ms against 10.5, 11.6,
-24.2 and 10.1, by turns. Accepts in a second with Prefect up share their core with handing over some sixty runs a
-second, which is what they lack to those with Prefect down. Tried: four round trips made two.
+24.2 and 10.1, by turns. With Prefect up, accepts share their core with handing runs over, which is what they lack to
+those with Prefect down. Tried: four round trips made two.
 """
 
 ACCEPT = Benchmark(

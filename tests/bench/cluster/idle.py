@@ -102,8 +102,8 @@ the growth was PostgreSQL's: a process of 8 MB for every connection that a burst
 for a minute are closed now: 145 after fifty runs, 55 a minute later. The server gives back what it freed: 220, 230,
 233; the same settings gave nothing in the other two. During these samples Prefect's server had 252, the worker 158,
 the orchestrator 139, and PostgreSQL some 105; in the run before it had 36. A release installed anew, minutes later, had
-222, 149, 127 and 49. So it is PostgreSQL again: seven or eight connections of Prefect's server are in use at least once
-a minute, and each keeps what it has learned of statements and tables, 8 MB when it is new. What is left of the others
-is what their imports take.
+222, 149, 127 and 49. So it is PostgreSQL again: probably seven or eight connections of Prefect's server, 8 MB each when
+they are new, are in use at least once a minute and grow; which of them did was not looked at. What is left of the
+others is what their imports take.
 """,
 )

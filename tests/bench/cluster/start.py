@@ -152,7 +152,7 @@ A run's time, in a run looked at closely: its flow run is there after 0.05 s, it
 begins after 0.75 s, and Prefect is imported 0.65 s later. Then most runs here wait for the network: a new pod's packets
 to Prefect's server, which network policies guard, get through once the pod's address is in the Kubernetes API; the
 kubelet writes it when it next looks at its containers, once a second. TCP sends a lost packet again only after another
-second: that was the time of each run, Running after 2.0 to 2.1 s, whatever its imports took. Now the connection is
+second: so the four runs looked at were Running after 2.1 s, although all was imported before. Now the connection is
 tried anew after 0.05 s and a little more each time, while everything is imported; Running comes 0.05 to 0.1 s after it.
 
 In these samples most met the end of the kubelet's second, seven of ten Completed after 2.1 to 2.2 s, because each began
